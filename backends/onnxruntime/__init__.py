@@ -1,0 +1,7 @@
+"""IR to ONNX Runtime on CPU: kernels that the installed runtime has, lowering, sessions."""
+
+from .kernels import has_kernel
+from .lowering import TARGETS, lower
+from .session import Session
+
+__all__ = ["TARGETS", "Session", "has_kernel", "lower"]

@@ -1,0 +1,93 @@
+"""From the dialect to operators that ONNX Runtime executes: one table, a row per operator.
+
+A row names the dialect operator and how it is lowered. An operator without a row, or whose row
+declines, is replaced by its reference function, so every module can be lowered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
+from dechaff.passes import Rewriter
+
+from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu, lower_skip_normalization
+from .packing_kernels import lower_pack
+from .varlen_attention import LOWERED_DOMAIN, lower_varlen_attention
+
+Target = Literal["cpu", "portable"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+NodeLowering = Callable[[ir.Node, Rewriter], bool]
+"""Replaces a node and says True, or declines and says False."""
+
+_RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
+    "BiasSkipLayerNormalization": lower_skip_normalization,
+    "SkipLayerNormalization": lower_skip_normalization,
+    "SkipRMSNormalization": lower_skip_normalization,
+    "BiasGelu": lower_bias_gelu,
+}
+"""To contrib operators; for the target ``cpu`` only."""
+
+_STANDARD_LOWERINGS: dict[str, NodeLowering] = {
+    "Pack": lower_pack,
+    "VarlenAttention": lower_varlen_attention,
+}
+"""To standard operators."""
+
+
+def lowering_kinds(op_type: str) -> tuple[str, ...]:
+    """How an operator is lowered: ``runtime`` or ``standard``, or neither."""
+    names = {
+        "runtime": set(_RUNTIME_LOWERINGS),
+        "standard": set(_STANDARD_LOWERINGS),
+    }
+    return tuple(kind for kind, known in names.items() if op_type in known)
+
+
+def lower(module: Module, target: str = "cpu") -> Module:
+    """A copy of the module in which no dialect operator is left.
+
+    Args:
+        module: any module; it is not changed.
+        target: ``cpu`` may use ONNX Runtime's contrib operators where the installed runtime has
+            the kernel; ``portable`` emits standard ONNX operators only.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"there is no target {target!r}: known are {', '.join(TARGETS)}")
+    lowered = module.clone()
+    attach_functions(lowered)
+    rewriter = Rewriter(lowered)
+    rows = {**_STANDARD_LOWERINGS, **(_RUNTIME_LOWERINGS if target == "cpu" else {})}
+    for node in list(lowered.nodes()):
+        row = rows.get(node.op_type) if node.domain == DOMAIN else None
+        if row is not None:
+            row(node, rewriter)
+    if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
+        lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
+    _inline_dialect(lowered)
+    return lowered
+
+
+def _inline_dialect(module: Module) -> None:
+    common_passes.RemoveUnusedNodesPass()(module.model)
+    common_passes.RemoveUnusedFunctionsPass()(module.model)  # type: ignore[no-untyped-call]
+    ours = (DOMAIN, LOWERED_DOMAIN)
+    common_passes.InlinePass(lambda function: function.domain in ours)(module.model)
+    common_passes.RemoveUnusedFunctionsPass()(module.model)  # type: ignore[no-untyped-call]
+    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(
+        module.model
+    )
+    common_passes.DeduplicateInitializersPass(size_limit=64)(module.model)
+    common_passes.CommonSubexpressionEliminationPass()(module.model)
+    common_passes.RemoveUnusedNodesPass()(module.model)
+    for domain in ours:
+        module.graph.opset_imports.pop(domain, None)
+    infer_shapes(module)

@@ -1,0 +1,126 @@
+"""A module loaded into ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from dechaff.ir import DechaffError, Module, attach_functions
+
+from .threads import usable_cores
+
+_SHARED_WEIGHT_BYTES = 1024
+"""Weights of at least this size are handed to the runtime in place, not through the protobuf."""
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class RuntimeFailedError(DechaffError):
+    """ONNX Runtime could not load or run the model."""
+
+
+class Session:
+    """An inference session over a module.
+
+    Weights are not serialized: the runtime reads the module's own memory, which for external data
+    is the mapped file. There is thus no 2 GB limit and no second copy before prepacking.
+
+    Attributes:
+        input_names: names of the graph inputs, in order.
+        output_names: names of the graph outputs, in order.
+    """
+
+    def __init__(
+        self, module: Module, *, graph_optimizations: bool = True, threads: int | None = None
+    ) -> None:
+        """Load the module.
+
+        Args:
+            module: a module; its dialect operators run as their reference functions.
+            graph_optimizations: whether the runtime may rewrite the graph too; off for a reference.
+            threads: threads to run on; the usable physical cores if None.
+
+        Raises:
+            RuntimeFailedError: the runtime rejects the model; the message is the runtime's own.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        if not graph_optimizations:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        proto, weights = _without_weights(module)
+        # The runtime keeps pointers into these arrays: they must live as long as the session.
+        self._weights = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()
+        }
+        if self._weights:
+            options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        try:
+            self._session = onnxruntime.InferenceSession(
+                proto, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise RuntimeFailedError(f"{module.source}: {_first_line(error)}") from error
+        self._source = module.source
+        self.input_names = [value.name for value in self._session.get_inputs()]
+        self.output_names = [value.name for value in self._session.get_outputs()]
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None
+    ) -> Arrays:
+        """Run the model.
+
+        Args:
+            inputs: an array for each graph input, by name.
+            outputs: names of the outputs wanted; all if None.
+
+        Returns:
+            An array for each output wanted, by name.
+
+        Raises:
+            RuntimeFailedError: the runtime fails on these inputs.
+        """
+        names = list(outputs) if outputs is not None else self.output_names
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise RuntimeFailedError(f"{self._source}: {_first_line(error)}") from error
+
+
+def _without_weights(module: Module) -> tuple[bytes, Arrays]:
+    """The serialized model with its larger weights declared external, and those weights."""
+    copy = module.clone()
+    attach_functions(copy)
+    model = copy.model
+    weights: Arrays = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _SHARED_WEIGHT_BYTES or not _is_plain(tensor.dtype):
+            if isinstance(tensor, ir.ExternalTensor):  # the runtime would look for its file
+                value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
+            continue
+        weights[name] = np.ascontiguousarray(tensor.numpy())
+        value.const_value = ir.ExternalTensor(
+            location="weights",
+            offset=0,
+            length=tensor.nbytes,
+            dtype=tensor.dtype,
+            shape=ir.Shape(weights[name].shape),
+            name=name,
+        )
+    return ir.to_proto(model).SerializeToString(), weights
+
+
+def _is_plain(dtype: ir.DataType) -> bool:
+    """Whether numpy has the type itself; the runtime takes no other arrays from Python."""
+    return dtype not in (ir.DataType.STRING, ir.DataType.BFLOAT16) and dtype.bitwidth >= 8
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

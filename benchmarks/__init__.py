@@ -1,0 +1,1 @@
+"""dechaff beside its peers: the same model, the same inputs, interleaved in one process."""

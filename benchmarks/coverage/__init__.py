@@ -1,0 +1,1 @@
+"""Which Transformer families dechaff captures, optimizes and verifies, and through which door."""

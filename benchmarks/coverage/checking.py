@@ -1,0 +1,160 @@
+"""Runs one family through one door, and says what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.exports import quiet
+from dechaff.backends import lower
+from dechaff.input_generation import generate_inputs
+from dechaff.ir import DechaffError, Module
+from dechaff.model_import import example_case, import_model
+from dechaff.optimization import weakest_numerics
+from dechaff.passes import PassRecord, parse_pass_list, run_passes
+from dechaff.verification import Reference, verify_result
+
+from .building import Axes, Inputs, build_model, example_inputs
+from .families import Family
+
+if TYPE_CHECKING:
+    import torch
+
+DOORS = ("torch", "onnx18", "onnx23")
+"""``torch``: the module itself. ``onnx18``: a file that torch exported at opset 18."""
+
+TARGETS = ("cpu", "portable")
+_ATTENTIONS = ("Attention", "VarlenAttention")
+_REASON_LENGTH = 150
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one family through one door.
+
+    Attributes:
+        family: its name.
+        door: how the model came in.
+        captured: whether a frontend took the model.
+        attentions: attentions known as such in the optimized graph.
+        expected: attentions that the model has.
+        packed_nodes: operations that run on valid tokens alone.
+        packed_attentions: attentions among them.
+        verified: whether the outputs are the original's, for every target.
+        reason: why padding stays, or what went wrong; empty if nothing did.
+    """
+
+    family: str
+    door: str
+    captured: bool = False
+    attentions: int = 0
+    expected: int = 0
+    packed_nodes: int = 0
+    packed_attentions: int = 0
+    verified: bool = False
+    reason: str = ""
+
+
+def check(family: Family, door: str, folder: pathlib.Path) -> Outcome:
+    """Capture, optimize with the default passes, lower for both targets, verify.
+
+    Args:
+        family: the kind of model.
+        door: one of ``DOORS``.
+        folder: for the exported file.
+    """
+    start = Outcome(family.name, door, expected=family.attentions)
+    try:
+        module, inputs = _capture(family, door, folder)
+    except Exception as error:  # what fails here is anybody's code; the page tells what
+        return dataclasses.replace(start, reason=f"not captured: {_one_line(error)}")
+    return _optimize(dataclasses.replace(start, captured=True), module, inputs)
+
+
+def _capture(family: Family, door: str, folder: pathlib.Path) -> tuple[Module, Inputs]:
+    with quiet():
+        model = build_model(family)
+        inputs, axes = example_inputs(family, model)
+        if door == "torch":
+            return import_model(model, inputs), inputs
+        path = folder / f"{door}.onnx"
+        _export(model, path, int(door.removeprefix("onnx")), inputs, axes)
+        return import_model(path, inputs), inputs
+
+
+def _export(
+    model: torch.nn.Module, path: pathlib.Path, opset: int, inputs: Inputs, axes: Axes
+) -> None:
+    import torch
+
+    names = sorted({name for each in axes.values() for name in each.values()})
+    sizes = {name: torch.export.Dim(name) for name in names}
+    shapes = {
+        name: {axis: sizes[size] for axis, size in axes.get(name, {}).items()} for name in inputs
+    }
+    torch.onnx.export(
+        model,
+        (),
+        str(path),
+        kwargs=inputs,
+        input_names=list(inputs),
+        dynamic_shapes=shapes,
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def _optimize(outcome: Outcome, module: Module, inputs: Inputs) -> Outcome:
+    try:
+        cases = [case for case in [example_case(module, inputs)] if case is not None]
+        reference = Reference(module.clone(), cases + generate_inputs(module))
+        optimized, records = run_passes(module, parse_pass_list("default"))
+        outcome = dataclasses.replace(outcome, **_findings(optimized, records))
+        for target in TARGETS:
+            proof = verify_result(
+                reference, lower(optimized, target), weakest_numerics(records), "final"
+            )
+            problem = proof.problem or proof.reason
+            if problem is not None:
+                return dataclasses.replace(outcome, reason=f"{target}: {_one_line(problem)}")
+    except DechaffError as error:
+        return dataclasses.replace(outcome, reason=_one_line(error))
+    return dataclasses.replace(outcome, verified=True)
+
+
+def _findings(module: Module, records: Sequence[PassRecord]) -> dict[str, Any]:
+    nodes = list(module.graph)
+    removal = next(record for record in records if record.name == "remove-padding")
+    packed = sum(rewrite.rule == "run-packed" for rewrite in removal.rewrites)
+    return {
+        "attentions": sum(node.op_type in _ATTENTIONS for node in nodes),
+        "packed_nodes": packed,
+        "packed_attentions": sum(node.op_type == "VarlenAttention" for node in nodes),
+        "reason": "" if packed else _why_padding_stays(module, removal),
+    }
+
+
+def _why_padding_stays(module: Module, removal: PassRecord) -> str:
+    if not any("mask" in (value.name or "") for value in module.graph.inputs):
+        return "no padding mask"
+    for miss in removal.misses:
+        return f"{miss.reason}, at {_operator(miss.node)}"
+    return next((note.removeprefix("remove-padding: ") for note in removal.notes), "no reason")
+
+
+def _operator(node: str) -> str:
+    """``Reshape`` of ``float[B] y = Reshape (x)``."""
+    found = re.search(r"= ([\w.]+)", node)
+    return found[1] if found else node[:40]
+
+
+def _one_line(problem: object) -> str:
+    """The problem itself: of torch's exporter, what it was caused by."""
+    while isinstance(problem, BaseException) and problem.__cause__ is not None:
+        problem = problem.__cause__
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return text[:_REASON_LENGTH]

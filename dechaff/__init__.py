@@ -1,0 +1,82 @@
+"""dechaff: a compiler-style graph optimizer for Transformer models.
+
+``dechaff.optimize(model)`` takes a PyTorch module or an ONNX model and gives an
+:class:`OptimizedModel` that is called exactly like the original. Names are loaded when first used:
+``import dechaff`` itself loads neither torch nor a runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dechaff.ir import (
+        DechaffError,
+        ExitCode,
+        InputRejectedError,
+        MissingPackageError,
+        ModelRejectedError,
+        RequiredPassError,
+        UsageError,
+        VerificationFailedError,
+    )
+
+    from .bisection import Bisection, bisect
+    from .model_comparison import ModelComparison
+    from .model_verification import verify
+    from .optimization import optimize
+    from .optimized_model import OptimizedModel, load
+    from .report import Report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "optimize": "dechaff.optimization",
+    "load": "dechaff.optimized_model",
+    "bisect": "dechaff.bisection",
+    "Bisection": "dechaff.bisection",
+    "verify": "dechaff.model_verification",
+    "ModelComparison": "dechaff.model_comparison",
+    "OptimizedModel": "dechaff.optimized_model",
+    "Report": "dechaff.report",
+    "DechaffError": "dechaff.ir",
+    "ExitCode": "dechaff.ir",
+    "InputRejectedError": "dechaff.ir",
+    "MissingPackageError": "dechaff.ir",
+    "ModelRejectedError": "dechaff.ir",
+    "RequiredPassError": "dechaff.ir",
+    "UsageError": "dechaff.ir",
+    "VerificationFailedError": "dechaff.ir",
+}
+
+__all__ = [
+    "Bisection",
+    "DechaffError",
+    "ExitCode",
+    "InputRejectedError",
+    "MissingPackageError",
+    "ModelComparison",
+    "ModelRejectedError",
+    "OptimizedModel",
+    "Report",
+    "RequiredPassError",
+    "UsageError",
+    "VerificationFailedError",
+    "__version__",
+    "bisect",
+    "load",
+    "optimize",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dechaff' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

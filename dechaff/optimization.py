@@ -1,0 +1,242 @@
+"""``optimize``: from a model to a faster one, with the proof that the answers are the same."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from dechaff.backends import lower
+from dechaff.ir import (
+    DechaffError,
+    Module,
+    VerificationFailedError,
+    num_parameters,
+)
+from dechaff.passes import (
+    Numerics,
+    Pass,
+    PassList,
+    PassObserver,
+    PassRecord,
+    measure,
+    parse_pass_list,
+    run_passes,
+)
+
+from .bisection import bisect_command
+from .fault_search import find_fault
+from .input_generation import InputCase, generate_inputs
+from .judges import NumbersJudge
+from .model_import import example_case, import_model
+from .nominal_sizes import nominal_sizes, used_sizes
+from .optimized_model import OptimizedModel
+from .pass_checks import PassChecker
+from .progress import Progress, StepCounter, show_progress
+from .report import Report, pass_notes
+from .settings import Config, Settings, resolve_settings
+from .trace import TraceRecorder, tracing
+from .verification import Reference, Verification, verify_result
+from .versions import package_versions
+
+_CULPRIT_SEARCH_PARAMETERS = 500_000_000
+"""Largest model whose failed verification is traced to a pass by running passes one at a time."""
+
+
+def optimize(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    target: str = "cpu",
+    passes: PassList = "default",
+    verify: str = "final",
+    config: Config | None = None,
+    progress: Progress = None,
+    trace: str | os.PathLike[str] | None = None,
+) -> OptimizedModel:
+    """Make a model faster without changing its answers.
+
+    Args:
+        model: a ``torch.nn.Module``, ``ExportedProgram`` or ``GraphModule``; the path of an ONNX
+            file; an ``onnx.ModelProto``; or an ``onnx_ir.Model``.
+        example_inputs: arguments the model is called with: a tuple of positional ones or a mapping
+            of named ones. Capture of a torch module uses them; verification runs them beside
+            inputs that it generates from the signature.
+        target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
+        passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
+            :class:`dechaff.passes.Pass` objects.
+        verify: ``final`` compares the result with the original once; ``each`` compares after every
+            pass and leaves out one that changed the numbers; ``off`` compares nothing.
+        config: ``target``, ``passes`` and ``verify`` as a mapping or a JSON or TOML file; an
+            argument that differs from its default wins over it.
+        progress: None shows a bar if stderr is a terminal, False shows nothing, a function is
+            called with steps done, number of steps, and a text.
+        trace: where to write what each pass did, for ``dechaff view``; written too if the run
+            fails. It holds no weights.
+
+    Returns:
+        The optimized model, which is called like the original. Where padding was removed, padded
+        positions of its outputs are zero.
+
+    Raises:
+        ModelRejectedError: the model cannot be captured or read.
+        InputRejectedError: the example inputs do not fit the model.
+        UsageError: an unknown pass, option, target or setting.
+        VerificationFailedError: the results differ by more than the passes declared.
+    """
+    started = time.perf_counter()
+    settings = resolve_settings(config, target=target, passes=passes, verify=verify)
+    chosen = parse_pass_list(settings.passes)
+    with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
+        steps = StepCounter(report_step, len(chosen) + 4)
+        steps.step("capture")
+        module = import_model(model, example_inputs)
+        example = example_case(module, example_inputs)
+        run = _Run(module, example, chosen, settings, steps, _place(model), recorder)
+        optimized = run.execute()
+        steps.finish()
+        report = run.report(time.perf_counter() - started)
+        if recorder is not None:
+            recorder.finished(report)
+    return OptimizedModel(optimized, report)
+
+
+def _place(model: Any) -> str:
+    """What the user calls the model on the command line."""
+    return os.fspath(model) if isinstance(model, (str, os.PathLike)) else "MODEL.onnx"
+
+
+class _Run:
+    """One optimization: its steps, and what they found."""
+
+    def __init__(
+        self,
+        module: Module,
+        example: InputCase | None,
+        passes: Sequence[Pass],
+        settings: Settings,
+        steps: StepCounter,
+        place: str,
+        recorder: TraceRecorder | None = None,
+    ) -> None:
+        self._place = place
+        self._original = module.clone()
+        self._module = module
+        self._example = example
+        self._passes = passes
+        self._settings = settings
+        self._steps = steps
+        self._recorder = recorder
+        self._records: list[PassRecord] = []
+        self._verification = Verification(settings.verify, reason="verification is off")
+        self._lowered_ops: Counter[str] = Counter()
+        self._has_attention = False
+
+    def execute(self) -> Module:
+        reference = self._reference()
+        observers = [self._steps, *self._observers(reference)]
+        optimized, self._records = run_passes(self._module, self._passes, observers)
+        self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
+        self._steps.step(f"lower for {self._settings.target}")
+        started = time.perf_counter()
+        lowered = lower(optimized, self._settings.target)
+        if self._recorder is not None:
+            self._recorder.lowered(optimized, lowered, time.perf_counter() - started)
+        self._lowered_ops = Counter(node.op_type for node in lowered.graph)
+        self._steps.step("verify")
+        if reference is not None:
+            self._verify(reference, lowered)
+        return lowered
+
+    def _observers(self, reference: Reference | None) -> list[PassObserver]:
+        """Who checks each pass, and who records it; the check comes first."""
+        each = self._settings.verify == "each"
+        checker = PassChecker(reference) if each and reference is not None else None
+        if self._recorder is not None:
+            self._recorder.checker = checker
+        return [observer for observer in (checker, self._recorder) if observer is not None]
+
+    def _reference(self) -> Reference | None:
+        if self._settings.verify == "off":
+            return None
+        self._steps.step("run the original")
+        given = [self._example] if self._example is not None else []
+        return Reference(self._original, given + generate_inputs(self._original))
+
+    def _verify(self, reference: Reference, lowered: Module) -> None:
+        numerics = weakest_numerics(self._records)
+        try:
+            self._verification = verify_result(reference, lowered, numerics, self._settings.verify)
+            problem = self._verification.problem
+        except VerificationFailedError as error:
+            problem = str(error)
+        if problem is not None:
+            raise VerificationFailedError(self._failure_text(reference, problem))
+
+    def _failure_text(self, reference: Reference, problem: str) -> str:
+        return "; ".join(
+            filter(None, [f"{self._original.source}: {problem}", self._blame(reference)])
+        )
+
+    def _blame(self, reference: Reference) -> str | None:
+        """What is at fault: a pass, found by checking after each one, or the lowering."""
+        lowering = f"no pass is at fault, the lowering for target {self._settings.target} is"
+        if self._settings.verify == "each":
+            return lowering  # every pass that stands was checked
+        advice = 'verify="each" leaves out a pass whose numbers are wrong'
+        if num_parameters(self._original) > _CULPRIT_SEARCH_PARAMETERS:
+            return f"{self._how_to_search()}; {advice}"
+        try:
+            fault = find_fault(self._original, self._passes, NumbersJudge(reference))
+        except DechaffError:
+            return advice
+        if fault is None:
+            return lowering
+        return f"the pass at fault is {fault}; {self._how_to_search()}; {advice}"
+
+    def _how_to_search(self) -> str:
+        command = bisect_command(self._place, self._settings.passes)
+        return f"for a small repro: {command}"
+
+    def report(self, seconds: float) -> Report:
+        """What the run did; call after :meth:`execute`."""
+        records = tuple(self._records)
+        warnings = [
+            f"pass {record.name} was left out, its numbers are wrong: {record.undone}"
+            for record in records
+            if record.undone is not None
+        ]
+        if self._verification.reason is not None and self._settings.verify != "off":
+            warnings.append(f"not verified: {self._verification.reason}")
+        notes = pass_notes(records)
+        if not self._has_attention:
+            notes.append("the model has no attention that dechaff recognizes")
+        example = None if self._example is None else self._example.inputs
+        return Report(
+            source=self._original.source,
+            target=self._settings.target,
+            records=records,
+            sizes=used_sizes(
+                nominal_sizes(self._original, example),
+                [measure(self._original), *(record.after for record in records)],
+            ),
+            verification=self._verification,
+            lowered_ops=self._lowered_ops,
+            notes=tuple(notes),
+            warnings=tuple(warnings),
+            versions=package_versions(),
+            seconds=seconds,
+        )
+
+
+def weakest_numerics(records: Sequence[PassRecord]) -> Numerics:
+    """The weakest promise among the passes that changed the graph.
+
+    Lowering and the runtime choose other kernels, so that it is never stronger than reassociation.
+    """
+    changed = {record.numerics for record in records if record.changed}
+    if Numerics.APPROXIMATE.value in changed:
+        return Numerics.APPROXIMATE
+    return Numerics.REASSOCIATES

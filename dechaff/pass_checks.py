@@ -1,0 +1,44 @@
+"""Verification after each pass: an observer that undoes the pass whose numbers are wrong."""
+
+from __future__ import annotations
+
+from dechaff.ir import DechaffError, Module
+from dechaff.passes import Numerics, Pass, PassRecord
+
+from .verification import OutputFigures, Reference, compare_outputs, run_cases
+
+
+class PassChecker:
+    """Compares the graph before and after every pass that changed it; see ``PassObserver``.
+
+    Attributes:
+        figures: how far each output moved in the latest comparison; empty if none was made.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._latest = list(reference.outputs)
+        self.figures: tuple[OutputFigures, ...] = ()
+
+    def pass_starts(self, index: int, count: int, step: Pass) -> None:
+        """Nothing to do."""
+
+    def pass_ends(self, before: Module, after: Module, record: PassRecord) -> str | None:
+        """The first disagreement as the reason to undo the pass, or None."""
+        self.figures = ()
+        if self._reference.reason is not None:
+            return None
+        cases = self._reference.cases
+        names = [case.name for case in cases]
+        try:
+            actual = run_cases(after, cases, served=False)
+            masks = self._reference.masks(after.valid_positions)
+        except DechaffError as error:
+            return str(error)
+        figures = compare_outputs(self._latest, actual, masks, names, Numerics(record.numerics))
+        self.figures = figures
+        for item in figures:
+            if item.problem is not None:
+                return f"output {item.output!r}, case {item.case!r}: {item.problem}"
+        self._latest = actual
+        return None

@@ -1,0 +1,95 @@
+"""What a run is asked to do: passes, target, verification; from arguments or a config file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from dechaff.ir import UsageError
+from dechaff.passes import PassList
+
+VerifyMode = Literal["final", "each", "off"]
+VERIFY_MODES: tuple[VerifyMode, ...] = get_args(VerifyMode)
+
+Config = Mapping[str, Any] | str | os.PathLike[str]
+"""Settings by name, or the path of a JSON or TOML file that holds them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of one run.
+
+    Attributes:
+        target: what the result is lowered for, ``cpu`` or ``portable``.
+        passes: the pass list; see :mod:`dechaff.passes`.
+        verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
+    """
+
+    target: str = "cpu"
+    passes: PassList = "default"
+    verify: str = "final"
+
+    def __post_init__(self) -> None:
+        from dechaff.backends import TARGETS
+
+        _check_choice("target", self.target, TARGETS)
+        _check_choice("verify", self.verify, VERIFY_MODES)
+
+
+def resolve_settings(
+    config: Config | None, *, target: str, passes: PassList, verify: str
+) -> Settings:
+    """Combine arguments and config: an argument that differs from its default wins.
+
+    Raises:
+        UsageError: the config cannot be read, or holds an unknown key or value.
+    """
+    given = read_config(config) if config is not None else {}
+    arguments = {"target": target, "passes": passes, "verify": verify}
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    changed = {key: value for key, value in arguments.items() if value != defaults[key]}
+    return Settings(**{**given, **changed})
+
+
+def read_config(config: Config) -> dict[str, Any]:
+    """The settings that a config holds, keys checked.
+
+    Raises:
+        UsageError: no such file, not JSON or TOML, or an unknown key.
+    """
+    if isinstance(config, Mapping):
+        values, place = dict(config), "config"
+    else:
+        values, place = _read_file(pathlib.Path(config)), os.fspath(config)
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise UsageError(f"{place}: there is no setting {key!r}: {hint}")
+    return values
+
+
+def _read_file(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the config file: {error.strerror}") from error
+    except ValueError as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise UsageError(f"{path}: not valid {kind}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: expected a table of settings, got {type(values).__name__}")
+    return values
+
+
+def _check_choice(setting: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"there is no {setting} {value!r}: choose {', '.join(choices)}")

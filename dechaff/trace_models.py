@@ -1,0 +1,84 @@
+"""Traces of models that no run made: one ONNX file as it is, or two beside each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from dechaff.ir import DechaffError, Module, infer_shapes, stamp_origins
+from dechaff.passes import GraphSize, measure
+
+from .graph_matching import align_names
+from .nominal_sizes import nominal_sizes, used_sizes
+from .trace import finite, size_data
+from .trace_file import FORMAT, VERSION, graph_difference
+from .trace_graph import GraphRecorder
+from .versions import package_versions
+
+_LOG = logging.getLogger("dechaff.viewer")
+
+Path = str | os.PathLike[str]
+
+
+def trace_of_models(source: Path, other: Path | None = None) -> dict[str, Any]:
+    """The trace of one model (no steps), or of two (one step that leads from one to the other).
+
+    Raises:
+        ModelRejectedError: a file cannot be read as an ONNX model.
+    """
+    module = _read(source)
+    recorder = GraphRecorder()
+    before = recorder.record(module)
+    modules, steps = [module], []
+    if other is not None:
+        second = _read(other)
+        modules.append(second)
+        after = align_names(before, recorder.record(second))
+        step: dict[str, Any] = {
+            "name": f"{module.source} to {second.source}",
+            "kind": "comparison",
+            "summary": "Operators are matched by name, by what they compute, and by place.",
+            "changed": True,
+            "difference": graph_difference(before, after),
+        }
+        sizes = [_measure(each) for each in modules]
+        if sizes[0] is not None and sizes[1] is not None:
+            step |= {"before": size_data(sizes[0]), "after": size_data(sizes[1])}
+        steps.append(step)
+    known = [size for size in map(_measure, modules) if size is not None]
+    data: dict[str, Any] = finite(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": "model" if other is None else "comparison",
+            "source": module.source,
+            "options": {},
+            "versions": package_versions(),
+            "sizes": used_sizes(nominal_sizes(module), known),
+            "initial": before,
+            "steps": steps,
+        }
+    )
+    return data
+
+
+def _read(path: Path) -> Module:
+    """The model as it is, with names, module paths and shapes where they can be had."""
+    from dechaff.frontend import read_onnx, record_module_paths
+
+    module = read_onnx(path)
+    record_module_paths(module.model)
+    stamp_origins(module.graph)
+    try:
+        infer_shapes(module)
+    except (DechaffError, ValueError, RuntimeError) as error:
+        _LOG.warning("%s: shapes are shown as the file has them: %s", module.source, error)
+    return module
+
+
+def _measure(module: Module) -> GraphSize | None:
+    try:
+        return measure(module)
+    except (DechaffError, ValueError, IndexError, TypeError, AttributeError):
+        return None  # a graph that is only looked at need not obey the operators' rules

@@ -1,0 +1,44 @@
+"""The command ``dechaff view``."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import webbrowser
+
+import click
+
+from .command_line_options import debug_option
+
+
+@click.command()
+@click.argument("sources", metavar="FILE [OTHER.onnx]", nargs=-1, required=True)
+@click.option("-o", "--output", "output_path", metavar="OUT.html", help="Where the page goes.")
+@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@debug_option
+def view(sources: tuple[str, ...], output_path: str | None, open_it: bool) -> None:
+    """Show a trace, a model, or two models side by side, as one HTML file.
+
+    The page works from the disk, without a server or network.
+
+    Example: dechaff view run.dechaff -o run.html
+    """
+    from dechaff.viewer import render_page
+
+    from .model_files import write_text
+    from .trace_file import is_trace, read_trace
+    from .trace_models import trace_of_models
+
+    if len(sources) > 2:
+        raise click.UsageError(f"At most two models can be compared, {len(sources)} are given.")
+    if len(sources) == 1 and is_trace(sources[0]):
+        trace = read_trace(sources[0])
+    else:
+        trace = trace_of_models(*sources)
+    page = pathlib.Path(output_path or f"{pathlib.Path(sources[0]).stem}.html")
+    if any(os.path.realpath(page) == os.path.realpath(source) for source in sources):
+        raise click.UsageError(f"{page} is the input, which is never overwritten.")
+    write_text(page, render_page(trace))
+    click.echo(f"wrote {page}")
+    if open_it:
+        webbrowser.open(page.absolute().as_uri())

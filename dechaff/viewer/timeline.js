@@ -1,0 +1,81 @@
+// The list of passes: time, what changed, and what did not.
+
+function stepTitle(step) {
+  return step.kind === "lowering" || step.kind === "import" ? step.name : step.name;
+}
+
+function opsDelta(step) {
+  if (step.kind === "import") return `${step.graphAfter.nodes.size} ops`;
+  const change = step.graphAfter.nodes.size - step.graphBefore.nodes.size;
+  return change === 0 ? "" : `${change > 0 ? "+" : "−"}${Math.abs(change)} ops`;
+}
+
+function worstError(step) {
+  const errors = (step.errors || []).filter((item) => item.max_abs_error !== null);
+  return errors.length ? Math.max(...errors.map((item) => item.max_abs_error)) : null;
+}
+
+function drawTimeline(place, steps, state, sizes, onStep) {
+  const figures = steps.map((step) => graphFigures(step.graphAfter, sizes));
+  const slowest = Math.max(1e-9, ...steps.map((step) => step.seconds || 0));
+  const rows = steps
+    .filter((step) => !state.changedOnly || step.changed || step.kind === "import" || step.undone)
+    .map((step) => timelineRow(step, steps, figures, slowest, state, onStep));
+  place.replaceChildren(...rows);
+  const current = place.querySelector('[aria-current="step"]');
+  if (current) current.scrollIntoView({ block: "nearest" });
+}
+
+function timelineRow(step, steps, figures, slowest, state, onStep) {
+  const kind = step.undone ? "undone" : step.changed ? "changed" : step.kind === "import" ? "import" : "idle";
+  const misses = (step.near_misses || []).length;
+  const error = worstError(step);
+  const before = figures[Math.max(0, step.index - 1)];
+  const now = figures[step.index];
+  const facts = [
+    opsDelta(step),
+    step.changed && relativeChange(before.flops, now.flops) && `${relativeChange(before.flops, now.flops)} FLOPs`,
+    step.changed && relativeChange(before.bytes, now.bytes) && `${relativeChange(before.bytes, now.bytes)} bytes`,
+    step.undone && "undone: wrong numbers",
+    misses && `${misses} near miss${misses === 1 ? "" : "es"}`,
+    error !== null && `error ${error.toExponential(1)}`,
+  ].filter(Boolean);
+  const bar = element("span", { class: "time-bar" }, element("i"));
+  bar.firstChild.style.width = `${Math.max(0, (100 * (step.seconds || 0)) / slowest)}%`;
+  return element(
+    "li",
+    { class: `step ${kind}` },
+    element(
+      "button",
+      { type: "button", "aria-current": step.index === state.step ? "step" : null, "data-step": step.index, onclick: () => onStep(step.index) },
+      element("span", { class: "dot", "aria-label": kind }, { changed: "●", undone: "✕", idle: "○", import: "▸" }[kind]),
+      element("span", { class: "step-name" }, shown(stepTitle(step), 90)),
+      element("span", { class: "time" }, seconds(step.seconds)),
+      facts.length ? element("span", { class: "facts" }, facts.join(" · ")) : null,
+      step.seconds ? bar : null
+    )
+  );
+}
+
+/** One field per symbol of the formulas. */
+function drawSizes(place, sizes, onChange) {
+  const fields = [...sizes].map(([name, value]) =>
+    element(
+      "label",
+      { class: "size" },
+      `${shown(name, 16)} `,
+      element("input", {
+        type: "number",
+        min: 0,
+        step: "any",
+        value,
+        "aria-label": `Size ${shown(name, 40)}`,
+        onchange: (event) => {
+          const given = Number(event.target.value);
+          if (Number.isFinite(given) && given >= 0) onChange(name, given);
+        },
+      })
+    )
+  );
+  place.replaceChildren(...fields);
+}

@@ -1,0 +1,38 @@
+"""Rewrites of the graph: one rewrite, one file; ``pipelines`` alone knows their order."""
+
+from .pass_base import NoOptions, Numerics, Pass
+from .pass_list import PassList, parse_pass_list, pass_by_name
+from .pass_manager import (
+    GraphSize,
+    PassFailedError,
+    PassObserver,
+    PassRecord,
+    measure,
+    run_passes,
+    tidy,
+)
+from .pipelines import PASSES, PIPELINES
+from .rewrite_records import Miss, Rewrite
+from .rewriter import GraphBuilder, Rewriter
+
+__all__ = [
+    "PASSES",
+    "PIPELINES",
+    "GraphBuilder",
+    "GraphSize",
+    "Miss",
+    "NoOptions",
+    "Numerics",
+    "Pass",
+    "PassFailedError",
+    "PassList",
+    "PassObserver",
+    "PassRecord",
+    "Rewrite",
+    "Rewriter",
+    "measure",
+    "parse_pass_list",
+    "pass_by_name",
+    "run_passes",
+    "tidy",
+]

@@ -1,0 +1,39 @@
+"""The rules of ``canonicalize`` by the operator they start from."""
+
+from __future__ import annotations
+
+from .canonical_elementwise import (
+    divide_by_power_of_two,
+    remove_cast,
+    remove_dropout,
+    remove_neutral_operand,
+)
+from .canonical_gathers import gather_nd_of_ranges, gather_of_flat_ranges
+from .canonical_shapes import (
+    flatten_to_reshape,
+    merge_unsqueezes,
+    remove_expand,
+    remove_reshape,
+    remove_slice,
+    remove_unsqueeze_pair,
+    transpose_through_reshapes,
+)
+from .replacement import Rule
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "Add": (remove_neutral_operand,),
+    "Cast": (remove_cast,),
+    "Div": (remove_neutral_operand, divide_by_power_of_two),
+    "Dropout": (remove_dropout,),
+    "Expand": (remove_expand,),
+    "Flatten": (flatten_to_reshape,),
+    "Gather": (gather_of_flat_ranges,),
+    "GatherND": (gather_nd_of_ranges,),
+    "Mul": (remove_neutral_operand,),
+    "Reshape": (transpose_through_reshapes, remove_reshape),
+    "Slice": (remove_slice,),
+    "Squeeze": (remove_unsqueeze_pair,),
+    "Sub": (remove_neutral_operand,),
+    "Unsqueeze": (remove_unsqueeze_pair, merge_unsqueezes),
+}
+"""Rules by the operator they start from; the first that applies wins."""

@@ -1,0 +1,161 @@
+"""Attention in primitive operators becomes one ``Attention``; head transposes go inside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from dechaff.ir import Module, static_dim
+
+from .attention_heads import absorb_transposes, group_heads, rotate_before_split
+from .attention_pattern import (
+    AttentionMatch,
+    MaskTerm,
+    NoMatch,
+    key_before_transpose,
+    match_attention,
+)
+from .matching import is_op, rank
+from .pass_base import Numerics, Pass
+from .rewriter import GraphBuilder, Rewriter
+
+_FUSE = "fuse-scaled-dot-product-attention"
+
+_LOWEST_BIAS = -1e30
+"""Additive masks are raised to this. Lower ones make the runtime's kernel return zeros for a row
+without keys, where the primitive chain returns the mean of the values; this one swallows any score
+just the same."""
+
+
+class FuseAttention(Pass):
+    """Fuse scaled dot-product attention (ONNX ``Attention``, opset 23).
+
+    ``Softmax(Q K^T * scale + mask) V`` is found in the spellings of torch's exporters and of older
+    files, and whole ``Attention`` nodes take the transposes between ``[B, S, H * d]`` and
+    ``[B, H, S, d]`` inside, so that what is left between two attentions is token-wise. Keys and
+    values that were repeated for each group of queries are read as they were (grouped-query
+    attention), and rotary positions turn the heads before they are split.
+
+    Before::
+
+        before (float[B,S,8] q, float[B,S,8] k, float[B,S,8] v, float[B,1,1,S] mask)
+            => (float[B,S,8] context)
+        <int64[4] split = {0, 0, 2, 4}, int64[3] join = {0, 0, 8}, float half = {0.5}>
+        {
+            q_split = Reshape (q, split)
+            q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
+            k_split = Reshape (k, split)
+            k_heads = Transpose <perm = [0, 2, 3, 1]> (k_split)
+            v_split = Reshape (v, split)
+            v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
+            products = MatMul (q_heads, k_heads)
+            scaled = Mul (products, half)
+            scores = Add (scaled, mask)
+            probabilities = Softmax <axis = -1> (scores)
+            context_heads = MatMul (probabilities, v_heads)
+            context_split = Transpose <perm = [0, 2, 1, 3]> (context_heads)
+            context = Reshape (context_split, join)
+        }
+
+    After::
+
+        after (float[B,S,8] q, float[B,S,8] k, float[B,S,8] v, float[B,1,1,S] mask)
+            => (float[B,S,8] context)
+        <int64[4] split = {0, 0, 2, 4}, float lowest = {-1e30},
+         int64[2] leading = {1, 1}, int64[1] one = {1}>
+        {
+            q_split = Reshape (q, split)
+            q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
+            raised = Max (mask, lowest)
+            length = Shape <start = 2, end = 3> (q_heads)
+            mask_shape = Concat <axis = 0> (leading, length, one)
+            written_out = Expand (raised, mask_shape)
+            context = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5>
+                (q, k, v, written_out)
+        }
+    """
+
+    name = "fuse-attention"
+    numerics = Numerics.REASSOCIATES
+    after = ("canonicalize", "fold-constants")
+
+    def apply(self, module: Module, rewriter: Rewriter) -> None:
+        """Fuse the primitive chains, then take repeated heads and transposes inside."""
+        for node in list(module.nodes()):
+            if node.op_type == "MatMul" and node.domain == "":
+                _fuse(node, rewriter)
+        for node in list(module.nodes()):
+            if is_op(node, "RotaryEmbedding"):
+                rotate_before_split(node, rewriter)
+        for node in list(module.nodes()):
+            if is_op(node, "Attention"):
+                absorb_transposes(group_heads(node, rewriter), rewriter)
+
+
+def _fuse(context: ir.Node, rewriter: Rewriter) -> None:
+    try:
+        found = match_attention(context)
+    except NoMatch as reason:
+        rewriter.miss(_FUSE, context, str(reason))
+        return
+    if found is None:
+        return
+    with rewriter.rewrite(_FUSE, found.nodes) as builder:
+        mask = _build_mask(found, builder)
+        inputs = [found.query, _key(found, builder), found.value]
+        attention = builder.op(
+            "Attention", inputs if mask is None else [*inputs, mask], {"scale": found.scale}
+        )
+        builder.replace(context.outputs[0], attention)
+
+
+def _key(found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
+    before = key_before_transpose(found.key_transposed)
+    if before is None:
+        return builder.op("Transpose", [found.key_transposed], {"perm": [0, 1, 3, 2]})
+    key, perm = before
+    return builder.op("Transpose", [key], {"perm": list(perm)}) if perm else key
+
+
+def _build_mask(found: AttentionMatch, builder: GraphBuilder) -> ir.Value | None:
+    """One additive mask of all terms, its query dimension written out as the runtime wants it."""
+    if not found.masks:
+        return None
+    terms = [_additive(term, found, builder) for term in found.masks]
+    total = terms[0]
+    for term in terms[1:]:
+        total = builder.op("Add", [total, term])
+    if any(term.fill is None for term in found.masks):
+        total = _raised(total, found, builder)
+    if total.shape is not None and rank(total) == 4 and static_dim(total.shape[2]) != 1:
+        return total
+    return builder.op("Expand", [total, _mask_shape(found.query, builder)])
+
+
+def _raised(mask: ir.Value, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
+    """The mask with its finite entries raised to ``_LOWEST_BIAS``; under the guard -inf stays."""
+    lowest = np.array(_LOWEST_BIAS, mask.dtype.numpy() if mask.dtype else np.float32)
+    raised = builder.op("Max", [mask, builder.constant(lowest, "lowest_bias")])
+    if not found.empty_rows_are_zero:
+        return raised
+    forbidden = builder.op("IsInf", [mask], {"detect_positive": 0})
+    return builder.op("Where", [forbidden, mask, raised])
+
+
+def _mask_shape(query: ir.Value, builder: GraphBuilder) -> ir.Value:
+    """``[1, 1, Sq, 1]``, which writes out the query dimension and leaves the others."""
+    length = builder.op("Shape", [query], {"start": 2, "end": 3})
+    leading = builder.constant(np.array([1, 1], np.int64), "leading")
+    one = builder.constant(np.array([1], np.int64), "one")
+    return builder.op("Concat", [leading, length, one], {"axis": 0})
+
+
+def _additive(term: MaskTerm, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
+    if term.fill is None:
+        return term.value
+    dtype = found.query.dtype.numpy() if found.query.dtype else np.dtype(np.float32)
+    masked = -np.inf if found.empty_rows_are_zero else _LOWEST_BIAS
+    fill = builder.constant(np.array(masked, dtype), "masked_bias")
+    zero = builder.constant(np.array(0, dtype), "zero_bias")
+    chosen = [fill, zero] if term.masked_where else [zero, fill]
+    return builder.op("Where", [term.value, *chosen])

@@ -1,0 +1,46 @@
+"""The only place where the order of passes is written."""
+
+from __future__ import annotations
+
+from .canonicalize import Canonicalize
+from .fold_constants import FoldConstants
+from .fuse_attention import FuseAttention
+from .fuse_bias_gelu import FuseBiasGelu
+from .fuse_gelu import FuseGelu
+from .fuse_layer_normalization import FuseLayerNormalization
+from .fuse_skip_normalization import FuseSkipNormalization
+from .merge_qkv import MergeQkv
+from .pass_base import Pass
+from .remove_padding import RemovePadding
+
+PASSES: tuple[type[Pass], ...] = (
+    Canonicalize,
+    FoldConstants,
+    FuseGelu,
+    FuseLayerNormalization,
+    FuseAttention,
+    RemovePadding,
+    MergeQkv,
+    FuseSkipNormalization,
+    FuseBiasGelu,
+)
+"""Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""
+
+PIPELINES: dict[str, tuple[type[Pass], ...]] = {
+    "none": (),
+    "default": (
+        Canonicalize,
+        FoldConstants,
+        FuseGelu,
+        FuseLayerNormalization,
+        FuseAttention,
+        RemovePadding,
+        FuseSkipNormalization,
+        FuseBiasGelu,
+    ),
+}
+"""Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
+
+``merge-qkv`` is not in it: on CPU three products are as fast as one, and the split of the one costs
+what the two kernel starts saved.
+"""

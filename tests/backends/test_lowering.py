@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from dechaff.backends import TARGETS, Session, lower
+from dechaff.backends.onnxruntime.lowering import lowering_kinds
+from dechaff.ir import (
+    DOMAIN,
+    DialectOp,
+    Module,
+    UsageError,
+    dialect_ops,
+    find_breaches,
+    infer_shapes,
+    parse,
+)
+from tests.ir.test_dialect_ops import ATTENTION, HEADER, MASKS, ROUND_TRIP
+from tests.model_runner import Array
+
+REFERENCE_ONLY = {
+    "TokenLayout": "a few operations on [B, S] integers, once per model",
+    "Unpack": "one scatter per model; the reference function is what the runtime does best",
+}
+"""Operators that run as their reference function on purpose, with the reason."""
+
+
+def domains(module: Module) -> set[str]:
+    return {node.domain for node in module.nodes()}
+
+
+@pytest.mark.parametrize("op", dialect_ops(), ids=lambda op: op.name)
+def test_each_operator_is_lowered_or_declared_a_hole(op: DialectOp) -> None:
+    assert bool(lowering_kinds(op.name)) != (op.name in REFERENCE_ONLY), (
+        f"{op.name}: add a lowering, or the reason why the reference function is enough"
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("rows", MASKS)
+def test_packing_gives_the_same_numbers_and_leaves_no_dialect(
+    target: str, rows: list[list[int]]
+) -> None:
+    module = parse(HEADER + ROUND_TRIP)
+    infer_shapes(module)
+    lowered = lower(module, target)
+    assert DOMAIN not in domains(lowered)
+    assert DOMAIN not in lowered.graph.opset_imports
+    assert not list(find_breaches(lowered))
+    mask = np.array(rows, bool)
+    x = np.random.default_rng(0).standard_normal((*mask.shape, 3)).astype(np.float32)
+    found = Session(lowered).run({"x": x, "mask": mask})
+    np.testing.assert_array_equal(found["packed"], x[mask])
+    np.testing.assert_array_equal(found["y"], np.where(mask[..., None], x, 0))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "key_lengths", "causal"),
+    [
+        ([3, 1, 0, 5], [3, 1, 0, 5], 0),
+        ([3, 1, 0, 5], [3, 1, 0, 5], 1),
+        ([1, 2], [1, 1], 0),
+        ([3, 0, 2], [2, 0, 1], 0),
+        ([0, 0], [0, 0], 0),
+        ([4], [4], 0),
+        ([2, 2, 2], [2, 2, 2], 0),
+        ([2, 2, 2], [2, 2, 2], 1),
+        ([0, 2, 0, 2], [0, 2, 0, 2], 0),
+        ([2, 2], [1, 2], 0),
+    ],
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_attention_agrees_with_its_reference(
+    target: str, lengths: list[int], key_lengths: list[int], causal: int
+) -> None:
+    text = ATTENTION.format(q_width=8, kv_width=4, heads=4, kv_heads=2, causal=causal)
+    module = parse(HEADER + text)
+    infer_shapes(module)
+    starts = list(itertools.accumulate(lengths, initial=0))
+    keys = [s + i for s, n in zip(starts, key_lengths, strict=False) for i in range(n)]
+    generator = np.random.default_rng(0)
+    widths = {"q": 8, "k": 4, "v": 4}
+    inputs = {
+        name: generator.standard_normal((sum(lengths), width)).astype(np.float32)
+        for name, width in widths.items()
+    }
+    integers = {
+        "starts": starts,
+        "key_index": keys,
+        "key_starts": list(itertools.accumulate(key_lengths, initial=0)),
+    }
+    given = inputs | {name: np.array(values, np.int64) for name, values in integers.items()}
+    lowered = lower(module, target)
+    assert DOMAIN not in domains(lowered)
+    expected = Session(module, graph_optimizations=False).run(given)["y"]
+    np.testing.assert_allclose(Session(lowered).run(given)["y"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_given_module_stays_as_it_is() -> None:
+    module = parse(HEADER + ROUND_TRIP)
+    infer_shapes(module)
+    before = [node.op_type for node in module.graph]
+    lower(module)
+    assert [node.op_type for node in module.graph] == before
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones() -> None:
+    module = parse(HEADER + ROUND_TRIP)
+    with pytest.raises(UsageError, match="known are cpu, portable"):
+        lower(module, "gpu")
+
+
+FUSED = {
+    "SkipLayerNormalization": "n, s = dechaff.SkipLayerNormalization <epsilon = 1e-5> (x, z, w, b)",
+    "BiasSkipLayerNormalization": (
+        "n, s = dechaff.BiasSkipLayerNormalization <epsilon = 1e-5> (x, z, w, b, d)"
+    ),
+    "SkipRMSNormalization": "n, s = dechaff.SkipRMSNormalization <epsilon = 1e-5> (x, z, w)",
+    "BiasGelu": 'n = dechaff.BiasGelu <approximate = "none"> (x, b)',
+    "BiasGelu tanh": 'n = dechaff.BiasGelu <approximate = "tanh"> (x, b)',
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("leading", ["T", "B,S", "A,B,S"])
+@pytest.mark.parametrize("reads_sum", [False, True])
+@pytest.mark.parametrize("case", FUSED)
+def test_fused_operators_agree_with_their_reference(
+    case: str, reads_sum: bool, leading: str, target: str
+) -> None:
+    if reads_sum and case.startswith("BiasGelu"):
+        return
+    results = f"float[{leading},4] n" + (f", float[{leading},4] s" if reads_sum else "")
+    module = parse(
+        HEADER + f"g (float[{leading},4] x, float[{leading},4] z) => ({results})\n"
+        "<float[4] w = {1,2,3,4}, float[4] b = {0.1,0.2,0.3,0.4}, float[4] d = {1,0,-1,0}>\n"
+        f"{{ {FUSED[case]} }}"
+    )
+    infer_shapes(module)
+    lowered = lower(module, target)
+    uses_contrib = "com.microsoft" in domains(lowered)
+    assert uses_contrib == (
+        target == "cpu" and not (leading.count(",") == 2 and "Normalization" in case)
+    )
+    generator = np.random.default_rng(0)
+    shape = (2, 3, 5)[: leading.count(",") + 1]
+    inputs = {n: generator.standard_normal((*shape, 4)).astype(np.float32) for n in "xz"}
+    expected = Session(module, graph_optimizations=False).run(inputs)
+    found = Session(lowered).run(inputs)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+MERGED = """
+    g (float[T,24] qkv, int64[N] starts, int64[K] key_index, int64[N] key_starts) => (float[T,8] y)
+    <int64[3] widths = {8, 8, 8}, int64 zero = {0}, int64 step = {1}>
+    {
+        q, k, v = Split <axis = %s> (qkv, widths)
+        count = Size (key_index)
+        all_tokens = Range (zero, count, step)
+        y = dechaff.VarlenAttention
+            <q_num_heads = 4, kv_num_heads = 4, scale = 0.5, is_causal = 0> (q, k, v, %s)
+    }
+"""
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("keys", ["starts, all_tokens, starts", "starts, key_index, key_starts"])
+def test_columns_of_one_matrix_are_cut_row_by_row(axis: int, keys: str) -> None:
+    module = parse(HEADER + MERGED % (axis, keys))
+    infer_shapes(module)
+    lengths = [3, 0, 2]
+    starts = np.array(list(itertools.accumulate(lengths, initial=0)), np.int64)
+    qkv = np.random.default_rng(0).standard_normal((5, 24)).astype(np.float32)
+    index = np.arange(5, dtype=np.int64)
+    inputs: dict[str, Array] = {"qkv": qkv, "starts": starts}
+    inputs |= {"key_index": index, "key_starts": starts}
+    lowered = lower(module)
+    qkv_input = lowered.graph.inputs[0]
+    assert all(node.op_type != "Split" or node.inputs[0] is not qkv_input for node in lowered.graph)
+    expected = Session(module, graph_optimizations=False).run(inputs)["y"]
+    np.testing.assert_allclose(Session(lowered).run(inputs)["y"], expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dechaff.backends import Session
+from dechaff.backends.onnxruntime.kernels import has_kernel
+from dechaff.backends.onnxruntime.session import RuntimeFailedError
+from dechaff.backends.onnxruntime.threads import usable_cores
+from dechaff.ir import Module, parse
+
+HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
+ADD = (
+    HEADER + "g (float[N] x, float[N] z) => (float[N] y, float[N] w) {y = Add(x, z) w = Mul(x, z)}"
+)
+
+
+def with_weight(size: int) -> Module:
+    module = parse(
+        HEADER + f"g (float[N,{size}] x, float[{size},2] w) => (float[N,2] y) {{y = MatMul (x, w)}}"
+    )
+    weight = module.graph.inputs.pop()
+    array = np.random.default_rng(0).standard_normal((size, 2)).astype(np.float32)
+    weight.const_value = ir.tensor(array, name="w")
+    module.graph.register_initializer(weight)
+    return module
+
+
+def test_outputs_come_by_name_and_may_be_chosen() -> None:
+    session = Session(parse(ADD))
+    inputs = {"x": np.array([1, 2], np.float32), "z": np.array([3, 4], np.float32)}
+    assert set(session.run(inputs)) == {"y", "w"}
+    assert list(session.run(inputs, ["w"])) == ["w"]
+    assert session.input_names == ["x", "z"]
+    assert session.output_names == ["y", "w"]
+
+
+@pytest.mark.parametrize("size", [4, 4096])
+def test_small_and_shared_weights_give_the_same(size: int) -> None:
+    module = with_weight(size)
+    weight = module.graph.initializers["w"].const_value
+    assert weight is not None
+    x = np.ones((3, size), np.float32)
+    found = Session(module).run({"x": x})["y"]
+    np.testing.assert_allclose(found, x @ weight.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [4, 4096])
+def test_weights_of_a_file_are_found_from_any_folder(size: int, tmp_path: pathlib.Path) -> None:
+    module = with_weight(size)
+    x = np.ones((3, size), np.float32)
+    expected = Session(module).run({"x": x})["y"]
+    ir.save(module.model, tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    module.model = ir.load(tmp_path / "m.onnx")
+    assert isinstance(module.graph.initializers["w"].const_value, ir.ExternalTensor)
+    np.testing.assert_array_equal(Session(module).run({"x": x})["y"], expected)
+
+
+def test_the_module_keeps_its_weights() -> None:
+    module = with_weight(4096)
+    before = module.graph.initializers["w"].const_value
+    Session(module)
+    assert module.graph.initializers["w"].const_value is before
+
+
+def test_a_failing_run_gives_one_line_that_names_the_model() -> None:
+    module = parse(ADD)
+    module.source = "adder.onnx"
+    with pytest.raises(RuntimeFailedError, match=r"^adder.onnx: ") as caught:
+        Session(module).run({"x": np.zeros(2, np.float32), "z": np.zeros(3, np.float32)})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_operator_without_kernel_is_told_at_load() -> None:
+    module = parse(
+        '<ir_version: 10, opset_import: ["" : 23, "other" : 1]>\n'
+        "g (float[N] x) => (float[N] y) { y = other.Strange (x) }"
+    )
+    with pytest.raises(RuntimeFailedError, match="Strange"):
+        Session(module)
+
+
+def test_kernels_are_asked_of_the_installed_runtime() -> None:
+    assert has_kernel("SkipLayerNormalization", "com.microsoft", ir.DataType.FLOAT)
+    assert not has_kernel("RemovePadding", "com.microsoft", ir.DataType.FLOAT)
+    assert not has_kernel("Attention", "com.microsoft", ir.DataType.INT8)
+
+
+def test_at_least_one_core_is_usable() -> None:
+    assert usable_cores() >= 1

@@ -1,0 +1,152 @@
+"""The rules of ``canonicalize`` for operators that arrange data."""
+
+from __future__ import annotations
+
+import pytest
+
+from dechaff.passes.canonicalize import Canonicalize
+from tests.passes.rewrite_checks import check_declines, check_ignores, check_rewrite
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "Expand (x, shape)",
+        "Expand (x, one)",
+        "Slice (x, zero, huge, last)",
+        "Slice (x, zero, width, one)",
+        "Reshape (x, shape)",
+        "Transpose <perm = [0, 1]> (x)",
+        "Cast <to = 1> (x)",
+        "Identity (x)",
+    ],
+)
+def test_an_operation_that_changes_nothing_goes(operation: str) -> None:
+    check_rewrite(
+        Canonicalize(),
+        f"""g (float[B,S] x) => (float[B,S] y)
+        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] last = {{-1}},
+         int64[1] huge = {{9223372036854775807}}>
+        {{ shape = Shape (x)
+           width = Shape <start = 1> (x)
+           a = {operation}
+           y = Neg (a) }}""",
+        "g (float[B,S] x) => (float[B,S] y) { y = Neg (x) }",
+    )
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "Expand (x, sizes)",
+        "Slice (x, zero, one, one)",
+        "Slice (x, one, huge, one)",
+        "Slice (x, zero, huge, one, two)",
+        "Transpose <perm = [1, 0]> (x)",
+    ],
+)
+def test_an_operation_that_may_change_something_stays(operation: str) -> None:
+    check_ignores(
+        Canonicalize(),
+        f"""g (float[1,S] x, int64[2] sizes) => (y)
+        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}},
+         int64[1] huge = {{9223372036854775807}}>
+        {{ y = {operation} }}""",
+    )
+
+
+def test_unsqueeze_and_squeeze_of_the_same_axes_cancel() -> None:
+    check_rewrite(
+        Canonicalize(),
+        """g (float[B,1,S] x) => (float[B,1,S] y) <int64[2] axes = {1,-1}, int64[2] same = {4,1}>
+        { a = Unsqueeze (x, axes)
+          b = Squeeze (a, same)
+          y = Neg (b) }""",
+        "g (float[B,1,S] x) => (float[B,1,S] y) { y = Neg (x) }",
+    )
+
+
+def test_unsqueezes_merge_whatever_the_order_of_their_axes() -> None:
+    check_rewrite(
+        Canonicalize(),
+        """g (float[B,S] x) => (float[1,B,1,S] y) <int64[1] inner = {1}, int64[1] outer = {0}>
+        { a = Unsqueeze (x, inner)
+          y = Unsqueeze (a, outer) }""",
+        """g (float[B,S] x) => (float[1,B,1,S] y) <int64[2] axes = {0,2}>
+        { y = Unsqueeze (x, axes) }""",
+    )
+
+
+def test_a_reshape_that_takes_out_an_unsqueezed_axis_is_an_unsqueeze_of_fewer() -> None:
+    check_rewrite(
+        Canonicalize(),
+        """g (float[B,S] x, float[B,1,S] like) => (float[B,1,S] y) <int64[2] axes = {1,3}>
+        { a = Unsqueeze (x, axes)
+          shape = Shape (like)
+          y = Reshape (a, shape) }""",
+        """g (float[B,S] x, float[B,1,S] like) => (float[B,1,S] y) <int64[1] axes = {1}>
+        { y = Unsqueeze (x, axes) }""",
+    )
+
+
+def test_reshapes_merge() -> None:
+    check_rewrite(
+        Canonicalize(),
+        """g (float[B,S,8] x) => (float[N,2] y) <int64[2] rows = {-1,8}, int64[2] pairs = {-1,2}>
+        { a = Reshape (x, rows)
+          y = Reshape (a, pairs) }""",
+        """g (float[B,S,8] x) => (float[N,2] y) <int64[2] pairs = {-1,2}>
+        { y = Reshape (x, pairs) }""",
+    )
+
+
+def test_a_reshape_that_copies_a_size_of_its_input_keeps_its_input() -> None:
+    check_ignores(
+        Canonicalize(),
+        """g (float[B,S,8] x) => (float[N,2,4] y) <int64[2] rows = {-1,8}, int64[3] copy = {0,2,4}>
+        { a = Reshape (x, rows)
+          y = Reshape (a, copy) }""",
+    )
+
+
+def test_transposes_merge() -> None:
+    check_rewrite(
+        Canonicalize(),
+        """g (float[B,S,2,4] x) => (float[B,2,4,S] y)
+        { a = Transpose <perm = [0, 2, 1, 3]> (x)
+          y = Transpose <perm = [0, 1, 3, 2]> (a) }""",
+        """g (float[B,S,2,4] x) => (float[B,2,4,S] y)
+        { y = Transpose <perm = [0, 2, 3, 1]> (x) }""",
+    )
+
+
+def test_flatten_becomes_reshape() -> None:
+    check_rewrite(
+        Canonicalize(),
+        "g (float[B,S,8] x) => (float[N,8] y) { y = Flatten <axis = 2> (x) }",
+        "g (float[B,S,8] x) => (float[N,8] y) <int64[2] s = {-1,8}> { y = Reshape (x, s) }",
+    )
+
+
+def test_transposed_keys_whose_reshape_splits_an_axis_stay() -> None:
+    check_declines(
+        Canonicalize(),
+        """g (float[B,3,4,8] x) => (float[B,3,8,4] y)
+        <int64[3] folded = {-1,2,8}, int64[4] target = {-1,3,8,4}>
+        { a = Reshape (x, folded)
+          b = Transpose <perm = [0, 2, 1]> (a)
+          y = Reshape (b, target) }""",
+        "the first Reshape splits an axis",
+    )
+
+
+def test_transposed_keys_whose_shapes_do_not_agree_stay() -> None:
+    check_declines(
+        Canonicalize(),
+        """g (float[2,3,4,8] x) => (float[3,2,8,4] y)
+        <int64[3] folded = {6,4,8}, int64[4] target = {3,2,8,4}>
+        { a = Reshape (x, folded)
+          b = Transpose <perm = [0, 2, 1]> (a)
+          y = Reshape (b, target) }""",
+        "the shapes at the two ends differ",
+    )
