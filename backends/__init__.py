@@ -1,5 +1,5 @@
 """What runs a module: ONNX Runtime on CPU."""
 
-from .onnxruntime import TARGETS, Session, lower
+from .onnxruntime import TARGETS, Session, SessionSettings, lower
 
-__all__ = ["TARGETS", "Session", "lower"]
+__all__ = ["TARGETS", "Session", "SessionSettings", "lower"]

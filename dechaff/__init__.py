@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dechaff.backends import SessionSettings
     from dechaff.ir import (
         DechaffError,
         ExitCode,
@@ -40,6 +41,7 @@ _HOMES = {
     "ModelComparison": "dechaff.model_comparison",
     "OptimizedModel": "dechaff.optimized_model",
     "Report": "dechaff.report",
+    "SessionSettings": "dechaff.backends",
     "DechaffError": "dechaff.ir",
     "ExitCode": "dechaff.ir",
     "InputRejectedError": "dechaff.ir",
@@ -61,6 +63,7 @@ __all__ = [
     "OptimizedModel",
     "Report",
     "RequiredPassError",
+    "SessionSettings",
     "UsageError",
     "VerificationFailedError",
     "__version__",

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dechaff.backends import lower
+from dechaff.backends import SessionSettings, lower
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -55,6 +55,7 @@ def optimize(
     config: Config | None = None,
     progress: Progress = None,
     trace: str | os.PathLike[str] | None = None,
+    session: SessionSettings | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
 
@@ -75,6 +76,7 @@ def optimize(
             called with steps done, number of steps, and a text.
         trace: where to write what each pass did, for ``dechaff view``; written too if the run
             fails. It holds no weights.
+        session: threads, affinity and memory of the runtime; None for the defaults.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -94,13 +96,13 @@ def optimize(
         steps.step("capture")
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
-        run = _Run(module, example, chosen, settings, steps, _place(model), recorder)
+        run = _Run(module, example, chosen, settings, steps, _place(model), recorder, session)
         optimized = run.execute()
         steps.finish()
         report = run.report(time.perf_counter() - started)
         if recorder is not None:
             recorder.finished(report)
-    return OptimizedModel(optimized, report)
+    return OptimizedModel(optimized, report, session)
 
 
 def _place(model: Any) -> str:
@@ -120,6 +122,7 @@ class _Run:
         steps: StepCounter,
         place: str,
         recorder: TraceRecorder | None = None,
+        session: SessionSettings | None = None,
     ) -> None:
         self._place = place
         self._original = module.clone()
@@ -129,6 +132,7 @@ class _Run:
         self._settings = settings
         self._steps = steps
         self._recorder = recorder
+        self._session = session or SessionSettings()
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
@@ -163,7 +167,7 @@ class _Run:
             return None
         self._steps.step("run the original")
         given = [self._example] if self._example is not None else []
-        return Reference(self._original, given + generate_inputs(self._original))
+        return Reference(self._original, given + generate_inputs(self._original), self._session)
 
     def _verify(self, reference: Reference, lowered: Module) -> None:
         numerics = weakest_numerics(self._records)
@@ -227,6 +231,7 @@ class _Run:
             notes=tuple(notes),
             warnings=tuple(warnings),
             versions=package_versions(),
+            session=self._session,
             seconds=seconds,
         )
 

@@ -3,5 +3,6 @@
 from .kernels import has_kernel
 from .lowering import TARGETS, lower
 from .session import Session
+from .session_settings import SessionSettings
 
-__all__ = ["TARGETS", "Session", "has_kernel", "lower"]
+__all__ = ["TARGETS", "Session", "SessionSettings", "has_kernel", "lower"]
