@@ -44,6 +44,14 @@ class Prepared:
     vocabulary: int
     parameters: int
 
+    def as_task(self) -> dict[str, Any]:
+        """What a child needs to know of them, as plain data."""
+        return {
+            "folder": str(self.folder),
+            "saved": {passes: str(path) for passes, path in self.saved.items()},
+            "vocabulary": self.vocabulary,
+        }
+
 
 def code_digest() -> str:
     """Eight letters that change with dechaff's sources."""
