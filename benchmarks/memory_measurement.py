@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from typing import Any
 
 from .child_process import child_result, child_task
 from .grid.cells import Cell
@@ -21,9 +22,8 @@ def resident_bytes() -> int:
     return 1024 * int(found.group(1))
 
 
-def main() -> None:
-    """In the child: load the model, run it, tell the peaks of either."""
-    given = child_task()
+def measure(given: dict[str, Any]) -> dict[str, int]:
+    """Load a contestant, run it, tell the peaks of either in bytes."""
     task = task_of(given, Cell(**given["cell"]))
     runner = PEERS[given["peer"]].build(task)
     loading = peak_resident_bytes()
@@ -32,7 +32,12 @@ def main() -> None:
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     for _ in range(_RUNS):
         runner.run()
-    child_result({"loading": loading, "loaded": before, "running": _high_water_bytes()})
+    return {"loading": loading, "loaded": before, "running": _high_water_bytes()}
+
+
+def main() -> None:
+    """In the child: measure."""
+    child_result(measure(child_task()))
 
 
 def _high_water_bytes() -> int:

@@ -141,9 +141,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=ARCHITECTURES, default="bert-narrow")
     parser.add_argument("--layers", nargs="*", type=int, default=_DEPTHS, metavar="N")
     parser.add_argument("--file", action="store_true", help="BERT-base from a saved file, verified")
-    parser.add_argument(
-        "--large", action="store_true", help="more than 2 GB, from file to file"
-    )
+    parser.add_argument("--large", action="store_true", help="more than 2 GB, from file to file")
     parser.add_argument("--large-model", choices=ARCHITECTURES, default="bert-wide")
     parser.add_argument("--large-layers", type=int, metavar="N", help="its own number by default")
     parser.add_argument("--results", type=pathlib.Path, default=_HERE / "results", metavar="FOLDER")

@@ -72,14 +72,16 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     return {"steps": steps, "seconds": sum(steps.values()), "peak_bytes": peak_resident_bytes()}
 
 
+def export(task: dict[str, Any]) -> str:
+    """Export a model into a folder, and give the path of the file."""
+    model = ModelUnderTest(task["name"], task["layers"])
+    return str(Exports(model, pathlib.Path(task["export_to"])).plain(task["opset"]))
+
+
 def main() -> None:
     """In the child: measure, or export the model to a folder."""
     task = child_task()
-    if "export_to" in task:
-        model = ModelUnderTest(task["name"], task["layers"])
-        child_result(str(Exports(model, pathlib.Path(task["export_to"])).plain(task["opset"])))
-    else:
-        child_result(measure(task))
+    child_result(export(task) if "export_to" in task else measure(task))
 
 
 if __name__ == "__main__":
