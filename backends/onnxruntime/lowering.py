@@ -17,7 +17,8 @@ from dechaff.passes import Rewriter
 
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu, lower_skip_normalization
 from .packing_kernels import lower_pack
-from .varlen_attention import LOWERED_DOMAIN, lower_varlen_attention
+from .varlen_attention import lower_varlen_attention
+from .varlen_functions import LOWERED_DOMAIN
 
 Target = Literal["cpu", "portable"]
 TARGETS: tuple[Target, ...] = get_args(Target)
