@@ -91,6 +91,7 @@ def cli() -> None:
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
 @click.option("--save-as-external-data", is_flag=True, help="Weights go to OUT.onnx.data.")
+@click.option("--no-cache", is_flag=True, help="Time kernels anew, and keep no times.")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
 @debug_option
@@ -105,6 +106,7 @@ def optimize(
     require: tuple[str, ...],
     opset: int | None,
     save_as_external_data: bool,
+    no_cache: bool,
     quiet: bool,
     verbose: bool,
     config: str | None,
@@ -122,6 +124,8 @@ def optimize(
     result_path = _one_of("output", destination, output_path)
     _check_paths(model_path, result_path, report_path, trace_path)
     merged = _merge_settings(config, settings)
+    if no_cache:
+        merged["cache"] = False
     _check_required(require, merged.get("passes", "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(

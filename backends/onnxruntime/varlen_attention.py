@@ -11,12 +11,16 @@ end to end; merged query, key and value are cut row by row in cache and never sp
 the selection of keys, needed only where padding was kept, stands in a branch of its own. Sequences
 of one length, a single one among them, need neither loop nor copies: packed tokens are then the
 padded layout already. They take that shape before the branch, since a Reshape in it would copy.
+
+One sequence may be too little work for many cores. The kernel ``padded`` therefore pads the rows to
+the longest again, for the attention alone, and attends to all at once under a mask; which of the
+two is faster on a machine is measured, see ``attention_timing``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import onnx.parser
@@ -27,40 +31,44 @@ from dechaff.passes import GraphBuilder, Rewriter
 
 from .varlen_functions import LOWERED_DOMAIN, AttentionVariant
 
+AttentionKernel = Literal["rows", "padded"]
+"""How sequences of several lengths are attended to: one by one, or padded to the longest."""
+
+ATTENTION_KERNELS: tuple[AttentionKernel, ...] = get_args(AttentionKernel)
+
 _FRONT = {"axis": 0}
 
 
-def lower_varlen_attention(node: ir.Node, rewriter: Rewriter) -> bool:
+def lower_varlen_attention(
+    node: ir.Node, rewriter: Rewriter, kernel: AttentionKernel = "rows"
+) -> bool:
     """To calls of the functions that fit the operands; the caller inlines them."""
     if node.inputs[0] is None or not _contexts_are_as_wide_as_queries(node):
         return False
     split = _common_split(node)
-    variant = AttentionVariant(merged=split is not None, all_keys=_all_tokens_are_keys(node))
+    all_keys = _all_tokens_are_keys(node)
+    variant = AttentionVariant(
+        merged=split is not None,
+        all_keys=all_keys,
+        padded=kernel == "padded" and all_keys,
+        causal=node.attributes["is_causal"].as_int() == 1,
+    )
     _define(variant.bounds_text(), rewriter)
     _define(variant.attend_text(), rewriter)
     with rewriter.rewrite("lower-varlen-attention", [node]) as builder:
-        bounds = _row_bounds(node, variant, builder)
-        operands = [_in_rows(tokens, bounds.grid, builder) for tokens in _tokens(node, split)]
+        grid, *bounds = _row_bounds(node, variant, builder)
+        operands = [_in_rows(tokens, grid, builder) for tokens in _tokens(node, split)]
         widths = [] if split is None else [split.inputs[1]]
-        keys = [] if variant.all_keys else [node.inputs[4], *bounds.of_keys]
+        keys = [] if all_keys else [node.inputs[4]]
         context = builder.op(
             variant.attend_name,
-            [*bounds.of_rows, *operands, *widths, *keys],
+            [*bounds, *operands, *widths, *keys],
             {name: attribute.value for name, attribute in node.attributes.items()},
             domain=LOWERED_DOMAIN,
         )
         shape = builder.op("Concat", [_minus_one(builder), _width(node.inputs[0], builder)], _FRONT)
         builder.replace(node.outputs[0], builder.op("Reshape", [context, shape]))
     return True
-
-
-@dataclasses.dataclass(frozen=True)
-class _RowBounds:
-    """Results of the first function, which layers share."""
-
-    of_rows: Sequence[ir.Value]
-    grid: ir.Value
-    of_keys: Sequence[ir.Value]
 
 
 def _define(text: str, rewriter: Rewriter) -> None:
@@ -70,15 +78,17 @@ def _define(text: str, rewriter: Rewriter) -> None:
     model.graph.opset_imports[LOWERED_DOMAIN] = 1
 
 
-def _row_bounds(node: ir.Node, variant: AttentionVariant, builder: GraphBuilder) -> _RowBounds:
+def _row_bounds(
+    node: ir.Node, variant: AttentionVariant, builder: GraphBuilder
+) -> Sequence[ir.Value]:
+    """The grid and the bounds of rows; layers come to share them, as equal computations."""
     layout = node.inputs[3:4] if variant.all_keys else node.inputs[3:]
-    first = builder.op(
-        variant.bounds_name, layout, domain=LOWERED_DOMAIN, num_outputs=variant.bounds_count
+    grid = builder.op(
+        variant.bounds_name, layout, domain=LOWERED_DOMAIN, num_outputs=1 + len(variant.bounds)
     )
-    maker = first.producer()
+    maker = grid.producer()
     assert maker is not None
-    at_once, grid, *others = maker.outputs
-    return _RowBounds([at_once, *others[:3]], grid, others[3:])
+    return maker.outputs
 
 
 def _tokens(node: ir.Node, split: ir.Node | None) -> Sequence[ir.Value | None]:

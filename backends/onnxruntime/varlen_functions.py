@@ -12,7 +12,7 @@ _ATTRIBUTES = """q_num_heads: int = @q_num_heads, kv_num_heads: int = @kv_num_he
 
 _BOUNDS = """
 <domain: "dechaff.lowered", opset_import: ["" : 23]>
-{name} ({layout}) => (at_once, grid, count, row_starts, row_ends{outputs})
+{name} ({layout}) => (grid, {outputs})
 {{
     axis_0 = Constant <value = int64[1] {{0}}> ()
     axis_1 = Constant <value = int64[1] {{1}}> ()
@@ -42,6 +42,7 @@ _BOUNDS = """
     {keys}
     all_rows = Concat <axis = 0> (minus_one, longest)
     grid = Where (at_once, all_rows, one_row)
+    {padded}
 }}
 """
 """How packed tokens become rows. ``grid`` is ``[count, length]``, or ``[1, T]`` for the loop."""
@@ -58,6 +59,64 @@ _BOUNDS_OF_KEYS = """
     at_once = And (one_length, all_are_keys)
 """
 
+_BOUNDS_OF_PADDED = """
+    zero_vector = Constant <value = int64[1] {0}> ()
+    one = Constant <value = int64 {1}> ()
+    rows_and_heads = Constant <value = int64[2] {1, 2}> ()
+    rows_and_queries = Constant <value = int64[2] {1, 3}> ()
+    longest_scalar = Squeeze (longest)
+    offsets = Range (none, longest_scalar, one)
+    row_lengths = Sub (row_ends, row_starts)
+    valid = Less (offsets, row_lengths)
+    flat_valid = Reshape (valid, minus_one)
+    found_tokens = NonZero (flat_valid)
+    places = Reshape (found_tokens, minus_one)
+    own_tokens = Add (row_starts, offsets)
+    last_token = Sub (token_count, one)
+    some_token = Min (own_tokens, last_token)
+    sources = Reshape (some_token, minus_one)
+    padded_shape = Concat <axis = 0> (all_rows, zero_vector)
+    valid_keys = Unsqueeze (valid, rows_and_heads)
+    valid_queries = Unsqueeze (valid, rows_and_queries)
+    either = Or (valid_keys, valid_queries)
+    mask = And (either, valid_keys)
+"""
+"""``sources``: the token at each padded position, any token at padding. ``places``: the reverse.
+The mask has its query axis in full: the runtime does not broadcast it."""
+
+_PADDED = """
+            context_by_row = If (some_tokens) <
+                then_branch = padded_to_the_longest () => (context_of_rows) {{
+                    joined = Constant <value = int64[3] {{1, -1, 0}}> ()
+                    {cut}
+                    q_rows = Reshape (q_padded, padded_shape)
+                    k_rows = Reshape (k_padded, padded_shape)
+                    v_rows = Reshape (v_padded, padded_shape)
+                    c_rows = Attention <{attributes}> (q_rows, k_rows, v_rows{mask})
+                    c_padded = Reshape (c_rows, joined)
+                    context_of_rows = Gather <axis = 1> (c_padded, places)
+                }},
+                else_branch = no_tokens_at_all () => (no_context) {{ {nothing} }}
+            >
+"""
+
+_PAD_SEPARATE = """
+            q_padded = Gather <axis = 1> (q, sources)
+            k_padded = Gather <axis = 1> (k, sources)
+            v_padded = Gather <axis = 1> (v, sources)
+"""
+_PAD_MERGED = """
+            qkv_padded = Gather <axis = 1> (qkv, sources)
+            q_padded, k_padded, v_padded = Split <axis = 2> (qkv_padded, widths)
+"""
+
+_BY_ROW = """
+            {nothing}
+            nothing = SequenceConstruct (no_context)
+            {run}
+            context_by_row = ConcatFromSequence <axis = 1> (contexts)
+"""
+
 _ATTEND = """
 <domain: "dechaff.lowered", opset_import: ["" : 23]>
 {name} <q_num_heads, kv_num_heads, scale, is_causal> ({operands}) => (context)
@@ -71,10 +130,7 @@ _ATTEND = """
             context_at_once = Attention <{attributes}> ({rows})
         }},
         else_branch = row_by_row () => (context_by_row) {{
-            {nothing}
-            nothing = SequenceConstruct (no_context)
-            {run}
-            context_by_row = ConcatFromSequence <axis = 1> (contexts)
+            {otherwise}
         }}
     >
 }}
@@ -126,62 +182,88 @@ _BRANCHES = """
 
 @dataclasses.dataclass(frozen=True)
 class AttentionVariant:
-    """What is known of the operands.
+    """What is known of the operands, and how rows of several lengths are attended to.
 
     Attributes:
         merged: query, key and value are the parts of one ``Split``, in order.
         all_keys: every token is a key.
+        padded: rows are padded to the longest and attended to at once, not one by one. Only where
+            every token is a key.
+        causal: a query sees only keys before its own position, so that padding needs no mask.
     """
 
     merged: bool
     all_keys: bool
+    padded: bool
+    causal: bool
 
     @property
     def bounds_name(self) -> str:
         """Name of the function that finds the bounds of rows."""
-        return f"RowBounds{'All' if self.all_keys else 'Listed'}"
+        return f"RowBounds{self._keys}{'Padded' if self.padded else ''}"
 
     @property
     def attend_name(self) -> str:
         """Name of the function that attends within rows."""
         operands = "Merged" if self.merged else "Separate"
-        return f"Attend{operands}{'All' if self.all_keys else 'Listed'}"
+        causal = "Causal" if self.causal else ""
+        return f"Attend{operands}{self._keys}{f'Padded{causal}' if self.padded else ''}"
 
     @property
-    def bounds_count(self) -> int:
-        """How many results the first function has."""
-        return 5 if self.all_keys else 8
+    def bounds(self) -> tuple[str, ...]:
+        """The results of the first function beside ``grid``; they are operands of the second."""
+        rows = ("at_once", "count", "row_starts", "row_ends")
+        if self.padded:
+            return ("at_once", "some_tokens", "sources", "places", "padded_shape", "mask")
+        return rows if self.all_keys else (*rows, "key_starts", "key_ends", "all_are_keys")
 
     def bounds_text(self) -> str:
         """The first function; it depends on the layout alone, so all layers share its results."""
         return _BOUNDS.format(
             name=self.bounds_name,
             layout="cu_seqlens_q" if self.all_keys else "cu_seqlens_q, key_index, cu_seqlens_k",
-            outputs="" if self.all_keys else ", key_starts, key_ends, all_are_keys",
+            outputs=", ".join(self.bounds),
             keys="at_once = Identity (one_length)" if self.all_keys else _BOUNDS_OF_KEYS,
+            padded=_BOUNDS_OF_PADDED if self.padded else "",
         )
 
     def attend_text(self) -> str:
         """The second function."""
-        operands = "at_once, count, row_starts, row_ends, " + (
-            "qkv, widths" if self.merged else "q, k, v"
+        operands = ["qkv", "widths"] if self.merged else ["q", "k", "v"]
+        operands += [] if self.all_keys else ["key_index"]
+        return _ATTEND.format(
+            name=self.attend_name,
+            operands=", ".join([*self.bounds, *operands]),
+            split="q_all, k_all, v_all = Split <axis = 2> (qkv, widths)" if self.merged else "",
+            rows="q_all, k_all, v_all" if self.merged else "q, k, v",
+            otherwise=self._padded() if self.padded else self._row_by_row(),
+            attributes=_ATTRIBUTES,
         )
+
+    @property
+    def _keys(self) -> str:
+        return "All" if self.all_keys else "Listed"
+
+    def _padded(self) -> str:
+        return _PADDED.format(
+            cut=_PAD_MERGED if self.merged else _PAD_SEPARATE,
+            mask="" if self.causal else ", mask",
+            nothing=self._nothing,
+            attributes=_ATTRIBUTES,
+        )
+
+    def _row_by_row(self) -> str:
         run = self._loop("all", "contexts")
         if not self.all_keys:
-            operands += ", key_index, key_starts, key_ends, all_are_keys"
             run = _BRANCHES.format(
                 all_keys=self._loop("all", "contexts_all"),
                 listed_keys=self._loop("listed", "contexts_listed", select=True),
             )
-        return _ATTEND.format(
-            name=self.attend_name,
-            operands=operands,
-            split="q_all, k_all, v_all = Split <axis = 2> (qkv, widths)" if self.merged else "",
-            rows="q_all, k_all, v_all" if self.merged else "q, k, v",
-            run=run,
-            nothing=_NOTHING_MERGED if self.merged else _NOTHING_SEPARATE,
-            attributes=_ATTRIBUTES,
-        )
+        return _BY_ROW.format(nothing=self._nothing, run=run)
+
+    @property
+    def _nothing(self) -> str:
+        return _NOTHING_MERGED if self.merged else _NOTHING_SEPARATE
 
     def _loop(self, name: str, contexts: str, select: bool = False) -> str:
         cut = (_CUT_MERGED if self.merged else _CUT_SEPARATE) + (_SELECT_KEYS if select else "")
