@@ -82,7 +82,7 @@ class _Biased:
 
 def _is_attention_over_tokens(node: ir.Node) -> bool:
     """Whether heads are split by the operator, so that operands are results of dense layers."""
-    if (node.domain, node.op_type) == (DOMAIN, "VarlenAttention"):
+    if node.domain == DOMAIN and node.op_type in ("VarlenAttention", "MaskedVarlenAttention"):
         return True
     return is_op(node, "Attention") and "kv_num_heads" in node.attributes
 
@@ -159,7 +159,7 @@ def _gives_more_than_context(attention: ir.Node) -> bool:
 def _may_lack_keys(attention: ir.Node) -> bool:
     """Whether a query's weights may fail to sum to one: a mask, or a number of valid keys."""
     if attention.domain == DOMAIN:
-        return False
+        return attention.op_type == "MaskedVarlenAttention"
     return any(operand is not None for operand in attention.inputs[_MASK:])
 
 

@@ -43,7 +43,7 @@ def lower_varlen_attention(
     node: ir.Node, rewriter: Rewriter, kernel: AttentionKernel = "rows"
 ) -> bool:
     """To calls of the functions that fit the operands; the caller inlines them."""
-    if node.inputs[0] is None or not _contexts_are_as_wide_as_queries(node):
+    if node.inputs[0] is None or not contexts_are_as_wide_as_queries(node):
         return False
     split = _common_split(node)
     all_keys = _all_tokens_are_keys(node)
@@ -53,25 +53,56 @@ def lower_varlen_attention(
         padded=kernel == "padded" and all_keys,
         causal=node.attributes["is_causal"].as_int() == 1,
     )
-    _define(variant.bounds_text(), rewriter)
-    _define(variant.attend_text(), rewriter)
+    define(variant.bounds_text(), rewriter)
+    define(variant.attend_text(), rewriter)
     with rewriter.rewrite("lower-varlen-attention", [node]) as builder:
         grid, *bounds = _row_bounds(node, variant, builder)
-        operands = [_in_rows(tokens, grid, builder) for tokens in _tokens(node, split)]
         widths = [] if split is None else [split.inputs[1]]
         keys = [] if all_keys else [node.inputs[4]]
-        context = builder.op(
+        context = attend_in_rows(
+            node,
             variant.attend_name,
-            [*bounds, *operands, *widths, *keys],
-            {name: attribute.value for name, attribute in node.attributes.items()},
-            domain=LOWERED_DOMAIN,
+            bounds,
+            _tokens(node, split),
+            [*widths, *keys],
+            grid,
+            builder,
         )
-        shape = builder.op("Concat", [_minus_one(builder), _width(node.inputs[0], builder)], _FRONT)
-        builder.replace(node.outputs[0], builder.op("Reshape", [context, shape]))
+        builder.replace(node.outputs[0], context)
     return True
 
 
-def _define(text: str, rewriter: Rewriter) -> None:
+def attend_in_rows(
+    node: ir.Node,
+    function: str,
+    before: Sequence[ir.Value | None],
+    tokens: Sequence[ir.Value | None],
+    after: Sequence[ir.Value | None],
+    grid: ir.Value,
+    builder: GraphBuilder,
+) -> ir.Value:
+    """A call of a function that attends within rows, with packed tokens in and out.
+
+    Args:
+        node: the attention; the function has its attributes.
+        function: name of the function.
+        before: operands in front of the tokens.
+        tokens: packed values ``[T, D]``, which become rows.
+        after: operands behind the tokens.
+        grid: the first two sizes of rows.
+        builder: where to.
+    """
+    rows = [_in_rows(value, grid, builder) for value in tokens]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    operands = [*before, *rows, *after]
+    context = builder.op(function, operands, attributes, domain=LOWERED_DOMAIN)
+    minus_one = builder.constant(np.array([-1], np.int64), "minus_one")
+    shape = builder.op("Concat", [minus_one, _width(node.inputs[0], builder)], _FRONT)
+    return builder.op("Reshape", [context, shape])
+
+
+def define(text: str, rewriter: Rewriter) -> None:
+    """Give the module a function, unless it has it."""
     model = rewriter.module.model
     function = ir.serde.deserialize_function(onnx.parser.parse_function(text))
     model.functions.setdefault(function.identifier(), function)
@@ -120,10 +151,6 @@ def _width(tokens: ir.Value | None, builder: GraphBuilder) -> ir.Value:
     return builder.op("Shape", [tokens], {"start": 1})
 
 
-def _minus_one(builder: GraphBuilder) -> ir.Value:
-    return builder.constant(np.array([-1], np.int64), "minus_one")
-
-
 def _biased_product(addition: ir.Node | None) -> ir.Value | None:
     """The ``MatMul`` result to which an ``Add`` adds a constant vector."""
     if addition is None or addition.op_type != "Add" or addition.domain != "":
@@ -136,7 +163,7 @@ def _biased_product(addition: ir.Node | None) -> ir.Value | None:
     return None
 
 
-def _contexts_are_as_wide_as_queries(node: ir.Node) -> bool:
+def contexts_are_as_wide_as_queries(node: ir.Node) -> bool:
     """Whether values have the head size of queries, so that an empty context is an empty query."""
     query, context = node.inputs[0], node.outputs[0]
     if query is None or query.shape is None or context.shape is None:
