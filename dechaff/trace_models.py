@@ -6,6 +6,8 @@ import logging
 import os
 from typing import Any
 
+import onnx_ir.passes.common as common_passes
+
 from dechaff.ir import DechaffError, Module, infer_shapes, stamp_origins
 from dechaff.passes import GraphSize, measure
 
@@ -27,12 +29,12 @@ def trace_of_models(source: Path, other: Path | None = None) -> dict[str, Any]:
     Raises:
         ModelRejectedError: a file cannot be read as an ONNX model.
     """
-    module = _read(source)
+    module = _read(source, to_compare=other is not None)
     recorder = GraphRecorder()
     before = recorder.record(module)
     modules, steps = [module], []
     if other is not None:
-        second = _read(other)
+        second = _read(other, to_compare=True)
         modules.append(second)
         after = align_names(before, recorder.record(second))
         step: dict[str, Any] = {
@@ -63,11 +65,18 @@ def trace_of_models(source: Path, other: Path | None = None) -> dict[str, Any]:
     return data
 
 
-def _read(path: Path) -> Module:
-    """The model as it is, with names, module paths and shapes where they can be had."""
+def _read(path: Path, *, to_compare: bool) -> Module:
+    """The model as it is, with names, module paths and shapes where they can be had.
+
+    To be compared, constants are initializers: one exporter writes these, another those.
+    """
     from dechaff.frontend import read_onnx, record_module_paths
 
     module = read_onnx(path)
+    if to_compare:
+        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(
+            module.model
+        )
     record_module_paths(module.model)
     stamp_origins(module.graph)
     try:
