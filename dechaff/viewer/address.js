@@ -14,8 +14,9 @@ function followAddress(viewer) {
   state.errors = given.has("errors");
   state.node = given.get("node");
   for (const key of given.getAll("open")) expanded.add(key);
-  const opened = { all: allModules, changes: changedModules }[given.get("expand")];
-  for (const group of opened ? opened(viewer) : []) expanded.add(group.key);
+  const opened = { all: allModules, changes: changedModules };
+  const which = given.get("expand");
+  for (const group of Object.hasOwn(opened, which) ? opened[which](viewer) : []) expanded.add(group.key);
   if (given.has("theme")) setTheme(given.get("theme"));
   if (!viewer.drawn) openSmall(viewer);
   openAround(viewer, state.node);

@@ -11,7 +11,7 @@ function section(title, ...content) {
 function table(rows) {
   const filled = rows.filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false);
   return filled.length
-    ? element("dl", null, filled.map(([name, value]) => [element("dt", null, name), element("dd", null, typeof value === "string" ? shown(value, 2000) : value)]))
+    ? element("dl", null, filled.map(([name, value]) => [element("dt", null, shown(name, 80)), element("dd", null, typeof value === "string" ? shown(value, 2000) : value)]))
     : null;
 }
 
@@ -29,8 +29,10 @@ function figure(text, sizes, unit) {
   return [element("b", null, value), /[^\d.]/.test(text) ? element("code", { class: "formula" }, shown(text, 600)) : null];
 }
 
-function nodeLink(id, viewer, text = id) {
-  return element("button", { type: "button", class: "link", "data-node": id, onclick: () => viewer.select(id) }, shown(text, 80));
+/** A link to a node: in a certain step, or in the one that is shown, if it has it. */
+function nodeLink(id, viewer, text = id, step = null) {
+  const follow = () => (step ? viewer.go(step.index, id) : viewer.select(id));
+  return element("button", { type: "button", class: "link", "data-node": id, onclick: follow }, shown(text, 80));
 }
 
 function stepLink(step, viewer, id = null) {

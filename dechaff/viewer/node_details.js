@@ -85,15 +85,15 @@ function provenanceSection(viewer, step, id, node) {
   const maker = makerOf(id, steps, step.index);
   const instance = maker && maker.rewrite && rewriteInstance(maker.step, maker.rewrite);
   const lines = sourceLines(id, node, steps);
-  const links = (ids) => element("div", { class: "links" }, ids.slice(0, 24).map((other) => nodeLink(other, viewer)), ids.length > 24 ? ` and ${ids.length - 24} more` : null);
+  const links = (ids, at) => element("div", { class: "links" }, ids.slice(0, 24).map((other) => nodeLink(other, viewer, other, at)), ids.length > 24 ? ` and ${ids.length - 24} more` : null);
   return section(
     "Provenance",
     table([
       ["made by", maker ? stepLink(maker.step, viewer, id) : steps[0].graphAfter.nodes.has(id) ? "imported with the model" : ""],
       ["rule", node.rule],
-      ["took the place of", instance && instance.gone.length > 0 && links(instance.gone)],
+      ["took the place of", instance && instance.gone.length > 0 && links(instance.gone, maker.step)],
       ["together with", instance && instance.made.length > 1 && links(instance.made.filter((other) => other !== id))],
-      ["stands for", links([...originsOf(id, node)])],
+      ["stands for", links([...originsOf(id, node)], steps[0])],
       ["source", lines.join("\n")],
     ]),
     instance && ruleText(maker.step, instance),
@@ -101,7 +101,7 @@ function provenanceSection(viewer, step, id, node) {
       "ol",
       { class: "lineage" },
       lineageOf(id, node, steps).map((stage) =>
-        element("li", { class: stage.step.index === step.index ? "now" : null }, stepLink(stage.step, viewer, stage.ids[0] || null), stage.ids.length ? links(stage.ids) : element("span", { class: "more" }, " gone"))
+        element("li", { class: stage.step.index === step.index ? "now" : null }, stepLink(stage.step, viewer, stage.ids[0] || null), stage.ids.length ? links(stage.ids, stage.step) : element("span", { class: "more" }, " gone"))
       )
     )
   );

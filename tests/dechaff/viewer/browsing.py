@@ -72,7 +72,7 @@ class Pages:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
         page.goto(f"{address}#{link}")
-        page.wait_for_function("window.viewer && window.viewer.drawn")
+        page.wait_for_selector("#details h2")  # drawn last; the policy forbids to wait for more
         return page
 
     def _hear(self, kind: str, text: str) -> None:
