@@ -47,7 +47,7 @@ function holdsFirst(group, errors) {
 function errorLegend(viewer) {
   const errors = errorsShown(viewer);
   if (!errors) return [];
-  const scale = ["equal", "< 0.1 of the limit", "within", "beyond", "× 100", "× 10⁴"].map((text, level) =>
+  const scale = ["equal", "within a tenth of the limit", "within the limit", "beyond", "× 100", "× 10⁴"].map((text, level) =>
     element("span", { class: `heat-key heat-${level}` }, `${HEAT_SIGNS[level]} ${text}`)
   );
   const { first } = errors;

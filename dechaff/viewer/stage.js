@@ -6,7 +6,8 @@ function drawToolbar(viewer) {
   byId("hide-same").checked = state.hideSame;
   byId("hide-same").disabled = !altered;
   const remark = step.index && !altered ? [element("span", { class: "more" }, "this pass changed nothing")] : [];
-  byId("legend").replaceChildren(...(altered ? drawLegend(comparison.counts) : remark), ...errorLegend(viewer));
+  const scale = errorLegend(viewer);
+  byId("legend").replaceChildren(...(scale.length ? scale : altered ? drawLegend(comparison.counts) : remark));
   for (const button of byId("view-choice").children) {
     const { view } = button.dataset;
     button.setAttribute("aria-pressed", String(view === state.view));

@@ -85,7 +85,7 @@ def test_hostile_names_are_shown_as_text(pages: Pages, kind: str) -> None:
     assert len(leaves(page)) == 4
     page.evaluate("viewer.select(viewer.step.graphAfter.order[0])")
     text = details(page)
-    assert name.strip()[:3] in text
+    assert name.strip()[:1] in text
     assert not re.search("[\u202e\u2066\u0000\u001b]", page.evaluate(SHOWN))
     page.click('[data-view="text"]')
     assert page.locator("#text .line").count() == 2
