@@ -189,6 +189,8 @@ class _Run:
         except VerificationFailedError as error:
             problem = str(error)
         if problem is not None:
+            if self._recorder is not None:
+                self._recorder.differs(lowered, reference, self._verification.outputs)
             raise VerificationFailedError(self._failure_text(reference, problem))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
