@@ -8,13 +8,14 @@ import webbrowser
 
 import click
 
-from .command_line_options import debug_option
+from .command_line_options import debug_option, isolation_options
 
 
 @click.command()
 @click.argument("sources", metavar="FILE [OTHER.onnx]", nargs=-1, required=True)
 @click.option("-o", "--output", "output_path", metavar="OUT.html", help="Where the page goes.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@isolation_options
 @debug_option
 def view(sources: tuple[str, ...], output_path: str | None, open_it: bool) -> None:
     """Show a trace, a model, or two models side by side, as one HTML file.
