@@ -93,7 +93,7 @@ def cli() -> None:
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
-@click.option("--save-as-external-data", is_flag=True, help="Weights go to OUT.onnx.data.")
+@click.option("--save-as-external-data", is_flag=True, help="Weights go to a file beside OUT.onnx.")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
 @isolation_options
