@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dechaff.ir import (
+        CrashedError,
         DechaffError,
         ExitCode,
         InputRejectedError,
@@ -40,6 +41,7 @@ _HOMES = {
     "ModelComparison": "dechaff.model_comparison",
     "OptimizedModel": "dechaff.optimized_model",
     "Report": "dechaff.report",
+    "CrashedError": "dechaff.ir",
     "DechaffError": "dechaff.ir",
     "ExitCode": "dechaff.ir",
     "InputRejectedError": "dechaff.ir",
@@ -52,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "Bisection",
+    "CrashedError",
     "DechaffError",
     "ExitCode",
     "InputRejectedError",
