@@ -5,11 +5,11 @@ from .onnxruntime import (
     AttentionKernel,
     AttentionSizes,
     Session,
+    SessionSettings,
     attention_sizes,
     lower,
     machine_name,
     time_attention,
-    usable_cores,
 )
 
 __all__ = [
@@ -17,9 +17,9 @@ __all__ = [
     "AttentionKernel",
     "AttentionSizes",
     "Session",
+    "SessionSettings",
     "attention_sizes",
     "lower",
     "machine_name",
     "time_attention",
-    "usable_cores",
 ]

@@ -14,7 +14,6 @@ from dechaff.backends import (
     attention_sizes,
     machine_name,
     time_attention,
-    usable_cores,
 )
 from dechaff.ir import Module
 
@@ -37,7 +36,7 @@ class AttentionChoice:
 
 
 def choose_attention(
-    module: Module, batch: int, sequence: int, *, use_cache: bool = True
+    module: Module, batch: int, sequence: int, threads: int, *, use_cache: bool = True
 ) -> AttentionChoice | None:
     """Time both kernels for the attentions of a module, at lengths even on [0.2 S, S].
 
@@ -45,6 +44,7 @@ def choose_attention(
         module: a module before lowering.
         batch: rows, B.
         sequence: the padded length, S.
+        threads: threads that the model will run on.
         use_cache: whether times measured earlier on this machine will do.
 
     Returns:
@@ -53,7 +53,6 @@ def choose_attention(
     wanted = attention_sizes(module)
     if not wanted:
         return None
-    threads = usable_cores()
     rows, padded = (
         _total(wanted, kernel, batch, sequence, threads, use_cache) for kernel in ("rows", "padded")
     )

@@ -88,6 +88,7 @@ def cli() -> None:
 @click.option("--target", metavar="cpu|portable", help="cpu (default), or standard ONNX ops only.")
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
+@click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs to verify on, by name.")
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
@@ -108,6 +109,7 @@ def optimize(
     inputs_path: str | None,
     trace_path: str | None,
     require: tuple[str, ...],
+    threads: int | None,
     opset: int | None,
     save_as_external_data: bool,
     no_cache: bool,
@@ -120,6 +122,7 @@ def optimize(
 
     Example: dechaff optimize model.onnx -o faster.onnx --require remove-padding
     """
+    from dechaff import SessionSettings
     from dechaff import optimize as optimize_model
 
     if input_path is not None and source is not None and destination is None:
@@ -133,7 +136,12 @@ def optimize(
     _check_required(require, merged.get("passes", "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
-        model_path, example, config=merged, progress=False if quiet else None, trace=trace_path
+        model_path,
+        example,
+        config=merged,
+        progress=False if quiet else None,
+        trace=trace_path,
+        session=SessionSettings(threads),
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one

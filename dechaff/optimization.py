@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dechaff.backends import lower
+from dechaff.backends import SessionSettings, lower
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -57,6 +57,7 @@ def optimize(
     progress: Progress = None,
     trace: str | os.PathLike[str] | None = None,
     cache: bool = True,
+    session: SessionSettings | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
 
@@ -79,6 +80,7 @@ def optimize(
             fails. It holds no weights.
         cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
+        session: threads, affinity and memory of the runtime; None for the defaults.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -98,13 +100,13 @@ def optimize(
         steps.step("capture")
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
-        run = _Run(module, example, chosen, settings, steps, _place(model), recorder)
+        run = _Run(module, example, chosen, settings, steps, _place(model), recorder, session)
         optimized = run.execute()
         steps.finish()
         report = run.report(time.perf_counter() - started)
         if recorder is not None:
             recorder.finished(report)
-    return OptimizedModel(optimized, report)
+    return OptimizedModel(optimized, report, session)
 
 
 def _place(model: Any) -> str:
@@ -124,6 +126,7 @@ class _Run:
         steps: StepCounter,
         place: str,
         recorder: TraceRecorder | None = None,
+        session: SessionSettings | None = None,
     ) -> None:
         self._place = place
         self._original = module.clone()
@@ -133,6 +136,7 @@ class _Run:
         self._settings = settings
         self._steps = steps
         self._recorder = recorder
+        self._session = session or SessionSettings()
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
@@ -160,7 +164,8 @@ class _Run:
             return lower(optimized, self._settings.target)
         example = None if self._example is None else self._example.inputs
         batch, sequence = nominal_batch(self._original, example)
-        choice = choose_attention(optimized, batch, sequence, use_cache=self._settings.cache)
+        threads, use_cache = self._session.num_threads, self._settings.cache
+        choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
         if choice is None:
             return lower(optimized, self._settings.target)
         self._choices.append(choice.reason)
@@ -179,7 +184,7 @@ class _Run:
             return None
         self._steps.step("run the original")
         given = [self._example] if self._example is not None else []
-        return Reference(self._original, given + generate_inputs(self._original))
+        return Reference(self._original, given + generate_inputs(self._original), self._session)
 
     def _verify(self, reference: Reference, lowered: Module) -> None:
         numerics = weakest_numerics(self._records)
@@ -245,6 +250,7 @@ class _Run:
             notes=tuple(notes),
             warnings=tuple(warnings),
             versions=package_versions(),
+            session=self._session,
             seconds=seconds,
         )
 

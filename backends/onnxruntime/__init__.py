@@ -5,7 +5,7 @@ from .kernels import has_kernel
 from .lowering import TARGETS, lower
 from .processor import machine_name
 from .session import Session
-from .threads import usable_cores
+from .session_settings import SessionSettings
 from .varlen_attention import AttentionKernel
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "AttentionKernel",
     "AttentionSizes",
     "Session",
+    "SessionSettings",
     "attention_sizes",
     "has_kernel",
     "lower",
     "machine_name",
     "time_attention",
-    "usable_cores",
 ]

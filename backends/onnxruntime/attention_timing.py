@@ -14,6 +14,7 @@ from dechaff.ir import DOMAIN, Module, infer_shapes, parse, static_dim
 
 from .lowering import lower
 from .session import Arrays, Session
+from .session_settings import SessionSettings
 from .varlen_attention import AttentionKernel
 
 _LEAST_SECONDS = 0.02
@@ -75,7 +76,7 @@ def time_attention(
     )
     module = parse(text)
     infer_shapes(module)
-    session = Session(lower(module, attention=kernel), threads=threads)
+    session = Session(lower(module, attention=kernel), settings=SessionSettings(threads=threads))
     return _shortest_run(session, _inputs(lengths, q_width, k_width))
 
 

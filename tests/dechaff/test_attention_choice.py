@@ -25,7 +25,7 @@ def test_the_sizes_of_attentions_are_found() -> None:
 
 def test_a_model_without_attention_over_packed_rows_has_no_choice() -> None:
     module = parse(HEADER + "g (float[B,S,4] x) => (float[B,S,4] y) { y = Relu (x) }")
-    assert choose_attention(module, 2, 3) is None
+    assert choose_attention(module, 2, 3, threads=1) is None
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_faster_kernel_is_chosen_if_clearly_faster(
         return {"rows": rows, "padded": padded}[kernel] * 1e-3
 
     monkeypatch.setattr(dechaff.attention_choice, "time_attention", timing)
-    choice = choose_attention(attention_module(), 3, 10, use_cache=False)
+    choice = choose_attention(attention_module(), 3, 10, threads=1, use_cache=False)
     assert choice is not None
     assert choice.kernel == chosen
     assert f"{rows:.2f} ms" in choice.reason
@@ -58,10 +58,10 @@ def test_times_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(dechaff.attention_choice, "time_attention", timing)
     module = attention_module()
-    first = choose_attention(module, 5, 321)
-    assert choose_attention(module, 5, 321) == first
+    first = choose_attention(module, 5, 321, threads=1)
+    assert choose_attention(module, 5, 321, threads=1) == first
     assert calls == ["rows", "padded"]
-    choose_attention(module, 6, 321)
+    choose_attention(module, 6, 321, threads=1)
     assert calls == ["rows", "padded"] * 2
 
 
