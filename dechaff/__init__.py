@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dechaff.backends import SessionSettings
     from dechaff.ir import (
+        CrashedError,
         DechaffError,
         ExitCode,
         InputRejectedError,
@@ -41,6 +42,7 @@ _HOMES = {
     "ModelComparison": "dechaff.model_comparison",
     "OptimizedModel": "dechaff.optimized_model",
     "Report": "dechaff.report",
+    "CrashedError": "dechaff.ir",
     "SessionSettings": "dechaff.backends",
     "DechaffError": "dechaff.ir",
     "ExitCode": "dechaff.ir",
@@ -54,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "Bisection",
+    "CrashedError",
     "DechaffError",
     "ExitCode",
     "InputRejectedError",

@@ -26,12 +26,13 @@ from dechaff.passes import (
     run_passes,
 )
 
+from .attention_choice import choose_attention
 from .bisection import bisect_command
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
 from .model_import import example_case, import_model
-from .nominal_sizes import nominal_sizes, used_sizes
+from .nominal_sizes import nominal_batch, nominal_sizes, used_sizes
 from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
@@ -55,6 +56,7 @@ def optimize(
     config: Config | None = None,
     progress: Progress = None,
     trace: str | os.PathLike[str] | None = None,
+    cache: bool = True,
     session: SessionSettings | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
@@ -76,6 +78,8 @@ def optimize(
             called with steps done, number of steps, and a text.
         trace: where to write what each pass did, for ``dechaff view``; written too if the run
             fails. It holds no weights.
+        cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
+            in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
 
     Returns:
@@ -89,7 +93,7 @@ def optimize(
         VerificationFailedError: the results differ by more than the passes declared.
     """
     started = time.perf_counter()
-    settings = resolve_settings(config, target=target, passes=passes, verify=verify)
+    settings = resolve_settings(config, target=target, passes=passes, verify=verify, cache=cache)
     chosen = parse_pass_list(settings.passes)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
         steps = StepCounter(report_step, len(chosen) + 4)
@@ -137,6 +141,7 @@ class _Run:
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
         self._has_attention = False
+        self._choices: list[str] = []
 
     def execute(self) -> Module:
         reference = self._reference()
@@ -145,7 +150,7 @@ class _Run:
         self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
         self._steps.step(f"lower for {self._settings.target}")
         started = time.perf_counter()
-        lowered = lower(optimized, self._settings.target)
+        lowered = self._lower(optimized)
         if self._recorder is not None:
             self._recorder.lowered(optimized, lowered, time.perf_counter() - started)
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)
@@ -153,6 +158,18 @@ class _Run:
         if reference is not None:
             self._verify(reference, lowered)
         return lowered
+
+    def _lower(self, optimized: Module) -> Module:
+        if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
+            return lower(optimized, self._settings.target)
+        example = None if self._example is None else self._example.inputs
+        batch, sequence = nominal_batch(self._original, example)
+        threads, use_cache = self._session.num_threads, self._settings.cache
+        choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
+        if choice is None:
+            return lower(optimized, self._settings.target)
+        self._choices.append(choice.reason)
+        return lower(optimized, self._settings.target, attention=choice.kernel)
 
     def _observers(self, reference: Reference | None) -> list[PassObserver]:
         """Who checks each pass, and who records it; the check comes first."""
@@ -177,6 +194,8 @@ class _Run:
         except VerificationFailedError as error:
             problem = str(error)
         if problem is not None:
+            if self._recorder is not None:
+                self._recorder.differs(lowered, reference, self._verification.outputs)
             raise VerificationFailedError(self._failure_text(reference, problem))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
@@ -214,7 +233,7 @@ class _Run:
         ]
         if self._verification.reason is not None and self._settings.verify != "off":
             warnings.append(f"not verified: {self._verification.reason}")
-        notes = pass_notes(records)
+        notes = [*pass_notes(records), *self._choices]
         if not self._has_attention:
             notes.append("the model has no attention that dechaff recognizes")
         example = None if self._example is None else self._example.inputs

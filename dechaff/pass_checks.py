@@ -12,11 +12,12 @@ class PassChecker:
     """Compares the graph before and after every pass that changed it; see ``PassObserver``.
 
     Attributes:
+        reference: the original's results.
         figures: how far each output moved in the latest comparison; empty if none was made.
     """
 
     def __init__(self, reference: Reference) -> None:
-        self._reference = reference
+        self.reference = reference
         self._latest = list(reference.outputs)
         self.figures: tuple[OutputFigures, ...] = ()
 
@@ -26,13 +27,13 @@ class PassChecker:
     def pass_ends(self, before: Module, after: Module, record: PassRecord) -> str | None:
         """The first disagreement as the reason to undo the pass, or None."""
         self.figures = ()
-        if self._reference.reason is not None:
+        if self.reference.reason is not None:
             return None
-        cases = self._reference.cases
+        cases = self.reference.cases
         names = [case.name for case in cases]
         try:
             actual = run_cases(after, cases, served=False)
-            masks = self._reference.masks(after.valid_positions)
+            masks = self.reference.masks(after.valid_positions)
         except DechaffError as error:
             return str(error)
         figures = compare_outputs(self._latest, actual, masks, names, Numerics(record.numerics))

@@ -8,15 +8,24 @@ import webbrowser
 
 import click
 
-from .command_line_options import debug_option
+from .command_line_options import debug_option, isolation_options, read_inputs
 
 
 @click.command()
 @click.argument("sources", metavar="FILE [OTHER.onnx]", nargs=-1, required=True)
 @click.option("-o", "--output", "output_path", metavar="OUT.html", help="Where the page goes.")
+@click.option("--errors", is_flag=True, help="Run both models; colour values by how far apart.")
+@click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs for --errors.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@isolation_options
 @debug_option
-def view(sources: tuple[str, ...], output_path: str | None, open_it: bool) -> None:
+def view(
+    sources: tuple[str, ...],
+    output_path: str | None,
+    errors: bool,
+    inputs_path: str | None,
+    open_it: bool,
+) -> None:
     """Show a trace, a model, or two models side by side, as one HTML file.
 
     The page works from the disk, without a server or network.
@@ -31,10 +40,13 @@ def view(sources: tuple[str, ...], output_path: str | None, open_it: bool) -> No
 
     if len(sources) > 2:
         raise click.UsageError(f"At most two models can be compared, {len(sources)} are given.")
+    if (errors or inputs_path) and len(sources) != 2:
+        raise click.UsageError("--errors and --inputs compare two models; give two ONNX files.")
     if len(sources) == 1 and is_trace(sources[0]):
         trace = read_trace(sources[0])
     else:
-        trace = trace_of_models(*sources)
+        inputs = None if inputs_path is None else read_inputs(inputs_path)
+        trace = trace_of_models(*sources, errors=errors, inputs=inputs)
     page = pathlib.Path(output_path or f"{pathlib.Path(sources[0]).stem}.html")
     if any(os.path.realpath(page) == os.path.realpath(source) for source in sources):
         raise click.UsageError(f"{page} is the input, which is never overwritten.")
