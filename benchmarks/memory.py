@@ -2,7 +2,7 @@
 
 Every contestant runs alone in a process, on the same inputs; Linux only. *running* is the most
 memory held while the batch ran three times, weights and mapped files included; *loading* the most
-until then.
+until then, a first run included.
 """
 
 from __future__ import annotations

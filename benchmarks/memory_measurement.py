@@ -26,6 +26,7 @@ def measure(given: dict[str, Any]) -> dict[str, int]:
     """Load a contestant, run it, tell the peaks of either in bytes."""
     task = task_of(given, Cell(**given["cell"]))
     runner = PEERS[given["peer"]].build(task)
+    runner.run()  # some start the runtime now only
     loading = peak_resident_bytes()
     task.sessions.clear()
     before = resident_bytes()

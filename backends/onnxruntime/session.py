@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,7 @@ class Session:
             )
         except Exception as error:
             raise RuntimeFailedError(f"{module.source}: {_first_line(error)}") from error
+        _unload_mapped_weights(module)
         self._source = module.source
         self.input_names = [value.name for value in self._session.get_inputs()]
         self.output_names = [value.name for value in self._session.get_outputs()]
@@ -118,6 +120,20 @@ def _without_weights(module: Module) -> tuple[bytes, Arrays]:
             name=name,
         )
     return ir.to_proto(model).SerializeToString(), weights
+
+
+def _unload_mapped_weights(module: Module) -> None:
+    """Give back the memory of weights that lie in a file; what is read again comes from there.
+
+    The runtime has packed the matrices into copies of its own by now, and reads most originals no
+    more: without this they would count twice.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    for value in module.graph.initializers.values():
+        mapped = getattr(value.const_value, "raw", None)
+        if isinstance(mapped, mmap.mmap):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _is_plain(dtype: ir.DataType) -> bool:

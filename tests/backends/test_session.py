@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pathlib
+import re
+import sys
 
 import numpy as np
 import onnx_ir as ir
@@ -91,3 +93,28 @@ def test_kernels_are_asked_of_the_installed_runtime() -> None:
 
 def test_at_least_one_core_is_usable() -> None:
     assert usable_cores() >= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
+def test_weights_of_a_file_are_not_held_beside_the_runtimes_own_copy(
+    tmp_path: pathlib.Path,
+) -> None:
+    size = 2**22
+    module = with_weight(size)
+    x = np.ones((1, size), np.float32)
+    expected = Session(module).run({"x": x})["y"]
+    ir.save(module.model, tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    module.model = ir.load(tmp_path / "m.onnx")
+    weight = module.graph.initializers["w"].const_value
+    assert weight is not None
+    weight.numpy().sum()
+    before = mapped_bytes()
+    session = Session(module)
+    assert before - mapped_bytes() > weight.nbytes / 2
+    np.testing.assert_array_equal(session.run({"x": x})["y"], expected)
+
+
+def mapped_bytes() -> int:
+    status = pathlib.Path("/proc/self/status").read_text()
+    (found,) = re.findall(r"RssFile:\s+(\d+) kB", status)
+    return 1024 * int(found)
