@@ -90,6 +90,7 @@ def cli() -> None:
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
+@click.option("--snapshots", metavar="DIR", help="Write the model after each pass to a new folder.")
 @click.option("--save-as-external-data", is_flag=True, help="Weights go to OUT.onnx.data.")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
@@ -102,6 +103,7 @@ def optimize(
     report_path: str | None,
     inputs_path: str | None,
     trace_path: str | None,
+    snapshots: str | None,
     require: tuple[str, ...],
     opset: int | None,
     save_as_external_data: bool,
@@ -125,7 +127,12 @@ def optimize(
     _check_required(require, merged.get("passes", "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
-        model_path, example, config=merged, progress=False if quiet else None, trace=trace_path
+        model_path,
+        example,
+        config=merged,
+        progress=False if quiet else None,
+        trace=trace_path,
+        snapshots=snapshots,
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one

@@ -37,6 +37,7 @@ from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
 from .report import Report, pass_notes
 from .settings import Config, Settings, resolve_settings
+from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
 from .verification import Reference, Verification, verify_result
 from .versions import package_versions
@@ -55,6 +56,7 @@ def optimize(
     config: Config | None = None,
     progress: Progress = None,
     trace: str | os.PathLike[str] | None = None,
+    snapshots: str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
 
@@ -75,6 +77,8 @@ def optimize(
             called with steps done, number of steps, and a text.
         trace: where to write what each pass did, for ``dechaff view``; written too if the run
             fails. It holds no weights.
+        snapshots: an empty folder for the model after each pass that changed it, as ONNX files
+            that run; they share one file of weights.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -94,7 +98,8 @@ def optimize(
         steps.step("capture")
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
-        run = _Run(module, example, chosen, settings, steps, _place(model), recorder)
+        writer = SnapshotWriter(snapshots) if snapshots is not None else None
+        run = _Run(module, example, chosen, settings, steps, _place(model), recorder, writer)
         optimized = run.execute()
         steps.finish()
         report = run.report(time.perf_counter() - started)
@@ -120,6 +125,7 @@ class _Run:
         steps: StepCounter,
         place: str,
         recorder: TraceRecorder | None = None,
+        snapshots: SnapshotWriter | None = None,
     ) -> None:
         self._place = place
         self._original = module.clone()
@@ -129,6 +135,7 @@ class _Run:
         self._settings = settings
         self._steps = steps
         self._recorder = recorder
+        self._snapshots = snapshots
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
@@ -144,6 +151,8 @@ class _Run:
         lowered = lower(optimized, self._settings.target)
         if self._recorder is not None:
             self._recorder.lowered(optimized, lowered, time.perf_counter() - started)
+        if self._snapshots is not None:
+            self._snapshots.lowered(lowered)
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)
         self._steps.step("verify")
         if reference is not None:
@@ -156,7 +165,8 @@ class _Run:
         checker = PassChecker(reference) if each and reference is not None else None
         if self._recorder is not None:
             self._recorder.checker = checker
-        return [observer for observer in (checker, self._recorder) if observer is not None]
+        observers = (checker, self._recorder, self._snapshots)
+        return [observer for observer in observers if observer is not None]
 
     def _reference(self) -> Reference | None:
         if self._settings.verify == "off":
