@@ -78,7 +78,7 @@ class SnapshotWriter:
             offset,
             length,
             tensor.dtype,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             name=name,
             base_dir=self._folder,
         )

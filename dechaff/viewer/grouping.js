@@ -98,7 +98,7 @@ function gatherLoose(root, comparison) {
 }
 
 function isBookkeeping(leaf) {
-  return (leaf.node.outputs || []).every(([, type]) => /^(u?int|bool)/.test(type));
+  return (leaf.node.outputs || []).every(([, type]) => isIndexType(type));
 }
 
 function looseStages(loose, comparison) {
