@@ -11,7 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dechaff.backends import SessionSettings
     from dechaff.ir import (
+        CrashedError,
         DechaffError,
         ExitCode,
         InputRejectedError,
@@ -40,6 +42,8 @@ _HOMES = {
     "ModelComparison": "dechaff.model_comparison",
     "OptimizedModel": "dechaff.optimized_model",
     "Report": "dechaff.report",
+    "CrashedError": "dechaff.ir",
+    "SessionSettings": "dechaff.backends",
     "DechaffError": "dechaff.ir",
     "ExitCode": "dechaff.ir",
     "InputRejectedError": "dechaff.ir",
@@ -52,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "Bisection",
+    "CrashedError",
     "DechaffError",
     "ExitCode",
     "InputRejectedError",
@@ -61,6 +66,7 @@ __all__ = [
     "OptimizedModel",
     "Report",
     "RequiredPassError",
+    "SessionSettings",
     "UsageError",
     "VerificationFailedError",
     "__version__",

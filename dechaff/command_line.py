@@ -13,7 +13,7 @@ import click
 from dechaff import __version__
 
 from .command_line_checks import bisect, verify
-from .command_line_options import DEBUG, debug_option, read_inputs, show
+from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
 from .view_command import view
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
         return f"dechaff: error: {error.format_message()} See '{command} --help'.", error.exit_code
     if isinstance(error, click.ClickException):
         return f"dechaff: error: {error.format_message()}", error.exit_code
+    if isinstance(error, MemoryError):
+        return "dechaff: error: out of memory (see --max-memory)", ExitCode.CRASHED
     text = " ".join(str(error).split()) or "no message"
     return (
         f"dechaff: error: unexpected {type(error).__name__}: {text} "
@@ -66,7 +68,8 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
     epilog="Exit codes: 0 done, 1 unexpected, 2 usage, 3 input model rejected, "
-    "4 verification failed, 5 a required pass did not apply, 130 interrupted.",
+    "4 verification failed, 5 a required pass did not apply, 6 crashed or over its limits, "
+    "130 interrupted.",
 )
 @click.version_option(__version__, prog_name="dechaff")
 def cli() -> None:
@@ -85,15 +88,18 @@ def cli() -> None:
 @click.option("--target", metavar="cpu|portable", help="cpu (default), or standard ONNX ops only.")
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
+@click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs to verify on, by name.")
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
 @click.option("--snapshots", metavar="DIR", help="Write the model after each pass to a new folder.")
-@click.option("--save-as-external-data", is_flag=True, help="Weights go to OUT.onnx.data.")
+@click.option("--no-cache", is_flag=True, help="Time kernels anew, and keep no times.")
+@click.option("--save-as-external-data", is_flag=True, help="Weights go to a file beside OUT.onnx.")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
+@isolation_options
 @debug_option
 def optimize(
     source: str | None,
@@ -105,8 +111,10 @@ def optimize(
     trace_path: str | None,
     snapshots: str | None,
     require: tuple[str, ...],
+    threads: int | None,
     opset: int | None,
     save_as_external_data: bool,
+    no_cache: bool,
     quiet: bool,
     verbose: bool,
     config: str | None,
@@ -116,6 +124,7 @@ def optimize(
 
     Example: dechaff optimize model.onnx -o faster.onnx --require remove-padding
     """
+    from dechaff import SessionSettings
     from dechaff import optimize as optimize_model
 
     if input_path is not None and source is not None and destination is None:
@@ -124,6 +133,8 @@ def optimize(
     result_path = _one_of("output", destination, output_path)
     _check_paths(model_path, result_path, report_path, trace_path)
     merged = _merge_settings(config, settings)
+    if no_cache:
+        merged["cache"] = False
     _check_required(require, merged.get("passes", "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
@@ -133,6 +144,7 @@ def optimize(
         progress=False if quiet else None,
         trace=trace_path,
         snapshots=snapshots,
+        session=SessionSettings(threads),
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one
@@ -166,6 +178,7 @@ def passes(as_json: bool) -> None:
 @cli.command()
 @click.argument("source", metavar="IN.onnx")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@isolation_options
 @debug_option
 def inspect(source: str, as_json: bool) -> None:
     """Show what a model contains, and which attention the passes find.
@@ -268,7 +281,7 @@ cli.add_command(bisect)
 def main() -> None:
     """Entry point of the ``dechaff`` command."""
     try:
-        cli(prog_name="dechaff")
+        cli(prog_name="dechaff", obj=ISOLATE)
     except KeyboardInterrupt:  # outside any command: while modules load
         click.echo("dechaff: interrupted", err=True)
         sys.exit(130)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .command_line_options import debug_option, read_inputs, show
+from .command_line_options import debug_option, isolation_options, read_inputs, show
 
 
 @click.command()
@@ -12,6 +12,7 @@ from .command_line_options import debug_option, read_inputs, show
 @click.argument("second", metavar="B.onnx")
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs to compare on, by name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@isolation_options
 @debug_option
 def verify(first: str, second: str, inputs_path: str | None, as_json: bool) -> None:
     """Compare two ONNX models on the same inputs, and find where they part.
@@ -42,6 +43,7 @@ def verify(first: str, second: str, inputs_path: str | None, as_json: bool) -> N
 )
 @click.option("--target", default="cpu", metavar="cpu|portable", help="Lowering to check as well.")
 @click.option("-o", "--output", metavar="REPRO_DIR", help="Folder for a small repro.")
+@isolation_options
 @debug_option
 def bisect(
     source: str,

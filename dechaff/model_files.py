@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 
+import onnx
 import onnx_ir as ir
 
 from dechaff.ir import ModelRejectedError, Module, UsageError, ValidPositions
+
+from .file_replacement import data_file_name, replace_file, replace_with_data, staging_folder
+
+_STAGED_DATA = "weights"
 
 _MAX_EMBEDDED_BYTES = 1_500_000_000
 """Weights above this go to a file of their own: a protobuf message ends at 2 GB."""
@@ -33,12 +35,12 @@ def save_module(
         module: the module; it is not changed.
         path: where to; an existing file is replaced once the new one is complete.
         metadata: entries for the model's ``metadata_props``.
-        external_data: whether weights go to a file beside it, named as the model with ``.data``
-            added; None decides by size.
+        external_data: whether weights go to a file beside it, ``NAME.onnx.DIGEST.data``; None
+            decides by size. The file of the model that is replaced goes.
 
     Raises:
-        UsageError: the folder cannot be written to, or the weights would overwrite the file that
-            this model reads them from.
+        UsageError: the folder cannot be written to, the disk is full, or the model would overwrite
+            a file that it reads weights from.
     """
     target = pathlib.Path(path)
     model = module.model.clone()
@@ -48,51 +50,52 @@ def save_module(
     )
     if external_data is None:
         external_data = _weight_bytes(model) > _MAX_EMBEDDED_BYTES
-    data_name = f"{target.name}.data" if external_data else None
-    _check_not_read_from(model, target, data_name)
+    read = _files_read(model)
+    if os.path.realpath(target) in read:
+        raise UsageError(
+            f"cannot write {target}: it holds weights that this model reads; choose another name"
+        )
     with staging_folder(target) as folder:
-        staged = folder / target.name
-        if data_name is None:
+        staged, data = folder / target.name, folder / _STAGED_DATA
+        if external_data:
+            ir.save(model, staged, external_data=_STAGED_DATA)
+        else:
             ir.external_data.load_to_model(model)
             ir.save(model, staged)
-        else:
-            ir.save(model, staged, external_data=data_name)
-            if (folder / data_name).exists():  # the data first: a model must find its weights
-                os.replace(folder / data_name, target.parent / data_name)
-        os.replace(staged, target)
+        if not data.exists() or not data.stat().st_size:  # small weights stay in the model
+            replace_with_data(staged, target, None, "", read)
+            return
+        name = data_file_name(data, target)
+        _name_data(staged, name)
+        replace_with_data(staged, target, data, name, read)
 
 
-def _check_not_read_from(model: ir.Model, target: pathlib.Path, data_name: str | None) -> None:
-    written = {os.path.realpath(target)}
-    if data_name is not None:
-        written.add(os.path.realpath(target.parent / data_name))
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) in written:
-                raise UsageError(
-                    f"cannot write {target}: {tensor.path} holds weights that this model reads; "
-                    "choose another name"
-                )
+def _name_data(path: pathlib.Path, name: str) -> None:
+    """Let all external weights of a model be in the file of that name."""
+    proto = onnx.load_model(path, load_external_data=False)
+    for tensor in _weights_of(proto.graph):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-@contextlib.contextmanager
-def staging_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden folder beside the target, hence on the same disk; gone afterwards in any case.
+def _weights_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _weights_of(inner)
 
-    Raises:
-        UsageError: there is no such place, or nothing can be written there.
-    """
-    try:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}") from error
-    try:
-        yield folder
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+def _files_read(model: ir.Model) -> frozenset[str]:
+    """Real paths of the files in which a model's weights are."""
+    return frozenset(
+        os.path.realpath(value.const_value.path)
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -105,7 +108,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     with staging_folder(target) as folder:
         staged = folder / target.name
         staged.write_text(text, encoding="utf-8")
-        os.replace(staged, target)
+        replace_file(staged, target)
 
 
 def load_module(path: str | os.PathLike[str]) -> Module:

@@ -12,7 +12,8 @@ import numpy as np
 from dechaff.ir import UsageError, graph_lines, structural_diff
 
 from .fault_search import Fault
-from .model_files import save_module, staging_folder
+from .file_replacement import staging_folder
+from .model_files import save_module
 from .reduction import Reduced
 from .versions import package_versions
 

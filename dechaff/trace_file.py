@@ -12,7 +12,7 @@ from typing import Any
 
 from dechaff.ir import UsageError
 
-from .model_files import staging_folder
+from .file_replacement import replace_file, staging_folder
 from .trace_graph import GraphData
 
 FORMAT = "dechaff-trace"
@@ -87,7 +87,7 @@ def write_trace(trace: dict[str, Any], path: str | os.PathLike[str]) -> None:
     with staging_folder(target) as folder:
         staged = folder / target.name
         staged.write_bytes(pack_trace(trace))
-        os.replace(staged, target)
+        replace_file(staged, target)
 
 
 def is_trace(path: str | os.PathLike[str]) -> bool:

@@ -9,7 +9,7 @@ import webbrowser
 
 import click
 
-from .command_line_options import debug_option, read_inputs
+from .command_line_options import debug_option, isolation_options, read_inputs
 
 
 @click.command()
@@ -19,6 +19,7 @@ from .command_line_options import debug_option, read_inputs
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs for --errors.")
 @click.option("--model-explorer", metavar="OUT.json", help="Write graphs for Model Explorer too.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@isolation_options
 @debug_option
 def view(
     sources: tuple[str, ...],

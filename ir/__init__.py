@@ -17,6 +17,7 @@ from .dialect import (
     register,
 )
 from .errors import (
+    CrashedError,
     DechaffError,
     ExitCode,
     InputRejectedError,
@@ -59,6 +60,7 @@ __all__ = [
     "WORKING_OPSET",
     "CallingConvention",
     "Cost",
+    "CrashedError",
     "DechaffError",
     "DialectOp",
     "Dim",

@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     MODEL_REJECTED = 3
     VERIFICATION_FAILED = 4
     REQUIRED_PASS_NOT_APPLIED = 5
+    CRASHED = 6
     INTERRUPTED = 130
 
 
@@ -52,6 +53,12 @@ class RequiredPassError(DechaffError):
     """A pass that the caller required changed nothing."""
 
     exit_code = ExitCode.REQUIRED_PASS_NOT_APPLIED
+
+
+class CrashedError(DechaffError):
+    """Native code crashed on the model, or the run exceeded its limits on time or memory."""
+
+    exit_code = ExitCode.CRASHED
 
 
 class MissingPackageError(DechaffError):

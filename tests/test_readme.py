@@ -73,7 +73,7 @@ def test_exit_codes_are_those_of_the_program() -> None:
 
 def test_options_are_those_of_the_command() -> None:
     command = cli.commands["optimize"]
-    known = {text for option in command.params for text in option.opts}
+    known = {text for option in command.params for text in (*option.opts, *option.secondary_opts)}
     described = re.findall(
         r"--[a-z-]+", " ".join(row[0] for row in table_rows("option of `optimize`"))
     )

@@ -15,13 +15,12 @@ import onnx_ir as ir
 from dechaff.ir import Module, constant_value
 from dechaff.passes.matching import (
     ancestors,
-    float_attribute,
-    integer_attribute,
     rank,
     scalar,
     values_read,
 )
 
+from .attention_rule import under_its_mask, visibility
 from .intervals import ONE, ZERO
 from .layouts import Layout, NotTokenWise, leading_layout, same_size
 from .mask_facts import MaskFacts, Visibility
@@ -209,12 +208,7 @@ class _Walk:
         """What queries see if the attention can run packed, else None."""
         if mask is None or not all(value in self._tainted for value in node.inputs[:3]):
             return None
-        if float_attribute(node, "softcap"):
-            return None
-        visible = self._facts.among_valid(mask)
-        if visible is Visibility.FULL and integer_attribute(node, "is_causal", 0):
-            return Visibility.CAUSAL
-        return visible
+        return visibility(node, mask, self._facts, self._flow.mask)
 
     def _check_outputs(self) -> None:
         for output in self._module.graph.outputs:
@@ -240,12 +234,17 @@ class _Walk:
     def _check_selections(self) -> None:
         """A picked position may be padding: it is kept, and its own attention must be as before.
 
-        Packed causal attention counts positions among the keys, which such a token is not.
+        Packed causal attention counts positions among the keys, which such a token is not; the
+        mask, where there is one, counts them as before.
         """
-        causal = {n for n, seen in self._flow.varlen.items() if seen is Visibility.CAUSAL}
-        if self._flow.selections and causal:
-            self._flow.packable = [n for n in self._flow.packable if n not in causal]
-            self._flow.varlen = {n: v for n, v in self._flow.varlen.items() if n not in causal}
+        causal = [n for n, seen in self._flow.varlen.items() if seen is Visibility.CAUSAL]
+        for node in causal if self._flow.selections else ():
+            under_mask = under_its_mask(node, self._flow.mask)
+            if under_mask is not None:
+                self._flow.varlen[node] = under_mask
+                continue
+            del self._flow.varlen[node]
+            self._flow.packable.remove(node)
         if self._flow.selections and self._query_masked is not None:
             raise Escape(
                 self._query_masked,
