@@ -224,12 +224,25 @@ class _Walk:
             self._flow.outputs.append(output)
 
     def _check_row_output(self, output: ir.Value) -> None:
-        """A result per row is the same as before, but for rows in which nothing is valid."""
-        sizes, mask_sizes = output.shape, self._flow.mask.shape
-        if not sizes or not mask_sizes or not same_size(sizes[0], mask_sizes[0]):
+        """A result per row is the same as before, but for rows in which nothing is valid.
+
+        Where rows of the batch meet, as where each text is scored against each image, a row
+        without tokens would change the results of others.
+        """
+        sizes, mask_sizes, maker = output.shape, self._flow.mask.shape, output.producer()
+        if maker is None or sizes is None or not mask_sizes:
             return
-        if not ancestors(output).isdisjoint(self._flow.packable):
+        if ancestors(output).isdisjoint(self._flow.packable):
+            return
+        batch_axes = [axis for axis, size in enumerate(sizes) if same_size(size, mask_sizes[0])]
+        if batch_axes == [0]:
             self._flow.row_outputs.append(output)
+        elif batch_axes:
+            raise Escape(
+                maker,
+                f"rows of the batch meet in the graph output {output.name!r}, so that a row "
+                "without tokens would change the results of others",
+            )
 
     def _check_selections(self) -> None:
         """A picked position may be padding: it is kept, and its own attention must be as before.
