@@ -14,6 +14,7 @@ from dechaff.ir import DOMAIN, ModelRejectedError, Module
 from .canonical_rules import RULES
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
+from .subgraph_outputs import OwnSubgraphOutputs
 
 _MAX_SWEEPS = 16
 _MAX_INLINED_NODES = 1_000_000
@@ -89,6 +90,7 @@ class Canonicalize(Pass):
         else:
             rewriter.note(f"canonicalize: rules still fire after {_MAX_SWEEPS} sweeps; it stops")
         rewriter.run("fix-outputs", common_passes.OutputFixPass())
+        rewriter.run("own-subgraph-outputs", OwnSubgraphOutputs())
 
 
 def _inline_functions(module: Module, rewriter: Rewriter) -> None:
