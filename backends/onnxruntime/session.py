@@ -49,7 +49,7 @@ class Session:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised; the runtime need not print them too
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         if not graph_optimizations:
