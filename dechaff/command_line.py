@@ -94,6 +94,7 @@ def cli() -> None:
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
+@click.option("--snapshots", metavar="DIR", help="Write the model after each pass to a new folder.")
 @click.option("--no-cache", is_flag=True, help="Time kernels anew, and keep no times.")
 @click.option("--save-as-external-data", is_flag=True, help="Weights go to a file beside OUT.onnx.")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
@@ -108,6 +109,7 @@ def optimize(
     report_path: str | None,
     inputs_path: str | None,
     trace_path: str | None,
+    snapshots: str | None,
     require: tuple[str, ...],
     threads: int | None,
     opset: int | None,
@@ -141,6 +143,7 @@ def optimize(
         config=merged,
         progress=False if quiet else None,
         trace=trace_path,
+        snapshots=snapshots,
         session=SessionSettings(threads),
     )
     report = optimized.report

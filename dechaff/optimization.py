@@ -38,6 +38,7 @@ from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
 from .report import Report, pass_notes
 from .settings import Config, Settings, resolve_settings
+from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
 from .verification import Reference, Verification, verify_result
 from .versions import package_versions
@@ -56,6 +57,7 @@ def optimize(
     config: Config | None = None,
     progress: Progress = None,
     trace: str | os.PathLike[str] | None = None,
+    snapshots: str | os.PathLike[str] | None = None,
     cache: bool = True,
     session: SessionSettings | None = None,
 ) -> OptimizedModel:
@@ -78,6 +80,8 @@ def optimize(
             called with steps done, number of steps, and a text.
         trace: where to write what each pass did, for ``dechaff view``; written too if the run
             fails. It holds no weights.
+        snapshots: an empty folder for the model after each pass that changed it, as ONNX files
+            that run; they share one file of weights.
         cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
@@ -100,7 +104,10 @@ def optimize(
         steps.step("capture")
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
-        run = _Run(module, example, chosen, settings, steps, _place(model), recorder, session)
+        writer = SnapshotWriter(snapshots) if snapshots is not None else None
+        run = _Run(
+            module, example, chosen, settings, steps, _place(model), recorder, session, writer
+        )
         optimized = run.execute()
         steps.finish()
         report = run.report(time.perf_counter() - started)
@@ -127,6 +134,7 @@ class _Run:
         place: str,
         recorder: TraceRecorder | None = None,
         session: SessionSettings | None = None,
+        snapshots: SnapshotWriter | None = None,
     ) -> None:
         self._place = place
         self._original = module.clone()
@@ -136,6 +144,7 @@ class _Run:
         self._settings = settings
         self._steps = steps
         self._recorder = recorder
+        self._snapshots = snapshots
         self._session = session or SessionSettings()
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
@@ -153,6 +162,8 @@ class _Run:
         lowered = self._lower(optimized)
         if self._recorder is not None:
             self._recorder.lowered(optimized, lowered, time.perf_counter() - started)
+        if self._snapshots is not None:
+            self._snapshots.lowered(lowered)
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)
         self._steps.step("verify")
         if reference is not None:
@@ -177,7 +188,8 @@ class _Run:
         checker = PassChecker(reference) if each and reference is not None else None
         if self._recorder is not None:
             self._recorder.checker = checker
-        return [observer for observer in (checker, self._recorder) if observer is not None]
+        observers = (checker, self._recorder, self._snapshots)
+        return [observer for observer in observers if observer is not None]
 
     def _reference(self) -> Reference | None:
         if self._settings.verify == "off":

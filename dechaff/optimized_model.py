@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -138,7 +139,9 @@ class OptimizedModel:
         return f"OptimizedModel({self.module.source}: {inputs} -> {outputs})"
 
     def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code>" if self.report is None else self.report._repr_html_()
+        if self.report is not None:
+            return self.report._repr_html_()
+        return f"<code>{html.escape(repr(self))}</code>"
 
 
 def load(path: str | os.PathLike[str], *, session: SessionSettings | None = None) -> OptimizedModel:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dechaff.ir import DechaffError, Module, UsageError
-from dechaff.passes import GraphSize, Pass, PassRecord
+from dechaff.passes import GraphSize, Numerics, Pass, PassRecord
 
 from .pass_checks import PassChecker
 from .report import Report
@@ -68,8 +68,9 @@ class TraceRecorder:
         seen.after = self._graphs.record(after)
         if self.checker is not None:
             seen.errors = self.checker.figures
-            reference = self.checker.reference
-            seen.node_errors = errors_of_pass(before, after, reference, seen.errors)
+            if _is_worth_a_look(record, seen.errors):
+                reference = self.checker.reference
+                seen.node_errors = errors_of_pass(before, after, reference, seen.errors)
         return None
 
     def lowered(self, optimized: Module, lowered: Module, seconds: float) -> None:
@@ -155,6 +156,12 @@ class TraceRecorder:
             }
             steps.append(step | ({"node_errors": self._wrong} if self._wrong else {}))
         return steps
+
+
+def _is_worth_a_look(record: PassRecord, errors: Sequence[OutputFigures]) -> bool:
+    """Whether the values inside are fetched, which costs as much as two checks of a pass."""
+    is_wrong = any(figures.problem is not None for figures in errors)
+    return is_wrong or record.numerics == Numerics.APPROXIMATE.value
 
 
 def _step(seen: _Seen, record: PassRecord | None) -> dict[str, Any]:

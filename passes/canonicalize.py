@@ -14,6 +14,7 @@ from dechaff.ir import DOMAIN, ModelRejectedError, Module
 from .canonical_rules import RULES
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
+from .subgraph_outputs import OwnSubgraphOutputs
 
 _MAX_SWEEPS = 16
 _ALL_BYTES = 4 * 2**30
@@ -93,6 +94,7 @@ class Canonicalize(Pass):
         else:
             rewriter.note(f"canonicalize: rules still fire after {_MAX_SWEEPS} sweeps; it stops")
         rewriter.run("fix-outputs", common_passes.OutputFixPass())
+        rewriter.run("own-subgraph-outputs", OwnSubgraphOutputs())
 
 
 def _inline_functions(module: Module, rewriter: Rewriter) -> None:

@@ -40,10 +40,15 @@ function stepLink(step, viewer, id = null) {
   return element("button", { type: "button", class: "link step-link", onclick: go }, `${step.index}. ${shown(step.name, 60)}`);
 }
 
+/** A sentence of a docstring, in which code stands between doubled backticks. */
+function prose(text) {
+  return shown(text, 600).split("``").map((part, index) => (index % 2 ? element("code", null, part) : part));
+}
+
 function passDetails(viewer, step, comparison) {
   return [
     element("h2", null, shown(step.name, 120)),
-    step.summary && element("p", { class: "summary" }, shown(step.summary, 600)),
+    step.summary && element("p", { class: "summary" }, prose(step.summary)),
     step.undone && element("p", { class: "alarm" }, `Undone: ${shown(step.undone, 1000)}`),
     table([
       ["numerics", step.numerics],

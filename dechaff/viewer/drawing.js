@@ -30,7 +30,7 @@ const SIDE_BITS = { before: 1, after: 2, both: 3 };
 
 /** The parts of a wire that a pane's graph has; one that is in both graphs is the same. */
 function drawWire(wire, side) {
-  const kind = /^(u?int|bool)/.test(wire.type) ? "index" : "data";
+  const kind = isIndexType(wire.type) ? "index" : "data";
   return [...wire.paths].filter(([sides]) => sides & SIDE_BITS[side]).map(([sides, d]) => {
     const path = shape("path", { class: `wire ${kind} ${WIRE_STATUS[sides]}`, d }, shape("title", null, `${shown(wire.value)}  ${shown(wire.type)}`));
     path.wire = wire;

@@ -38,10 +38,14 @@ function changedModules(viewer) {
   return allModules(viewer).filter((group) => group.altered);
 }
 
-/** A small model is shown as a whole; of a large one, the module that holds most of it is open. */
+/** A small model is shown as a whole; of a large one, modules that hold most of it are open. */
 function openSmall(viewer) {
   const { tree, leaves } = viewer.comparison;
   if (leaves.length <= AUTO_EXPAND) for (const group of allModules(viewer)) viewer.expanded.add(group.key);
-  const [largest] = [...tree.groups.values()].sort((a, b) => b.size - a.size);
-  if (largest && largest.size > 0.5 * leaves.length && largest.children.length <= AUTO_EXPAND) viewer.expanded.add(largest.key);
+  for (let level = tree; level; ) {
+    const [largest] = [...level.groups.values()].sort((a, b) => b.size - a.size);
+    const holdsMost = largest && largest.size > 0.5 * leaves.length && largest.children.length <= AUTO_EXPAND;
+    if (holdsMost) viewer.expanded.add(largest.key);
+    level = holdsMost ? largest : null;
+  }
 }

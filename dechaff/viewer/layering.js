@@ -99,12 +99,24 @@ function routeWire(wire, put, most) {
   return used;
 }
 
+/** How much a segment wants to be straight: long wires most, then data; sizes and masks give way. */
+function pullOf(from, to, wire) {
+  const length = from.isDummy && to.isDummy ? 6 : from.isDummy || to.isDummy ? 2 : 3;
+  return isIndexType(wire.type) ? length / 6 : length;
+}
+
+/** Whether values of a type are sizes, positions or masks rather than data. */
+function isIndexType(type) {
+  return /^(u?int|bool)/.test(type || "");
+}
+
 function neighbours(layers, wires) {
   for (const layer of layers) for (const vertex of layer) [vertex.above, vertex.below] = [[], []];
   for (const wire of wires) {
     for (const { from, to } of wire.segments) {
-      from.below.push({ vertex: to, own: exitOffset(from, wire), other: entryOffset(to, wire) });
-      to.above.push({ vertex: from, own: entryOffset(to, wire), other: exitOffset(from, wire) });
+      const [out, into, pull] = [exitOffset(from, wire), entryOffset(to, wire), pullOf(from, to, wire)];
+      from.below.push({ vertex: to, own: out, other: into, pull });
+      to.above.push({ vertex: from, own: into, other: out, pull });
     }
   }
 }
