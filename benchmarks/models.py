@@ -78,6 +78,26 @@ ARCHITECTURES: dict[str, Architecture] = {
     "distilbert": Architecture(_distilbert, layers_field="n_layers"),
     "minilm": Architecture(_minilm, is_trained=True),
     "modernbert": Architecture(_modernbert),
+    # For the cost of optimizing: deep at little weight, and more than 2 GB at few layers.
+    "bert-narrow": Architecture(
+        _bert,
+        {
+            "vocab_size": 1000,
+            "hidden_size": 128,
+            "num_attention_heads": 4,
+            "intermediate_size": 512,
+        },
+    ),
+    "bert-wide": Architecture(
+        _bert,
+        {
+            "vocab_size": 1000,
+            "hidden_size": 2560,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 20,
+            "intermediate_size": 10240,
+        },
+    ),
     "tiny": Architecture(
         _bert,
         {

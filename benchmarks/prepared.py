@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import shutil
-import time
 from typing import Any
 
 from .child_process import child_result, child_task, run_child
@@ -43,6 +42,14 @@ class Prepared:
     saved: dict[str, pathlib.Path]
     vocabulary: int
     parameters: int
+
+    def as_task(self) -> dict[str, Any]:
+        """What a child needs to know of them, as plain data."""
+        return {
+            "folder": str(self.folder),
+            "saved": {passes: str(path) for passes, path in self.saved.items()},
+            "vocabulary": self.vocabulary,
+        }
 
 
 def code_digest() -> str:
@@ -122,14 +129,17 @@ def _optimize(model: ModelUnderTest, folder: pathlib.Path) -> None:
         (folder / f"{file}.txt").write_text(f"{report}\n", encoding="utf-8")
 
 
-def main() -> None:
-    """In the child: make one folder."""
-    task: dict[str, Any] = child_task()
-    started = time.perf_counter()
+def make_part(task: dict[str, Any]) -> None:
+    """Make one folder: the exports, or dechaff's files."""
     model = ModelUnderTest(task["name"], task["layers"])
     make = _export if task["part"] == "exports" else _optimize
     make(model, pathlib.Path(task["folder"]))
-    child_result(time.perf_counter() - started)
+
+
+def main() -> None:
+    """In the child: make one folder."""
+    make_part(child_task())
+    child_result("made")
 
 
 if __name__ == "__main__":

@@ -114,14 +114,11 @@ def _prepare_models(options: argparse.Namespace, names: Sequence[str]) -> dict[s
 def _measure(cell: Cell, prepared: Prepared, options: argparse.Namespace) -> dict[str, Any]:
     task = {
         "cell": dataclasses.asdict(cell),
-        "folder": str(prepared.folder),
-        "saved": {passes: str(path) for passes, path in prepared.saved.items()},
-        "vocabulary": prepared.vocabulary,
         "threads": usable_cores(),
         "peers": options.peers,
         "rounds": options.rounds,
         "seconds": options.seconds,
-    }
+    } | prepared.as_task()
     figures: dict[str, Any] = run_child("benchmarks.grid.measurement", task)
     return figures
 

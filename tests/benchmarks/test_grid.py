@@ -121,19 +121,28 @@ def test_cells_are_read_as_they_were_written(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_grid_is_measured_once_reported_and_taken_up_again(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tiny_results: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--models", "tiny", "--layers", "1", "--batch", "3", "--sequence", "10"]
-    options += ["--rounds", "2", "--peers", REFERENCE, "ort18", LIMIT, "--results", str(tmp_path)]
+    options += [
+        "--rounds",
+        "2",
+        "--peers",
+        REFERENCE,
+        "ort18",
+        LIMIT,
+        "--results",
+        str(tiny_results),
+    ]
     assert grid.main(options) == 0
-    (measured,) = json.loads((tmp_path / "results.json").read_text())
+    (measured,) = json.loads((tiny_results / "results.json").read_text())
     assert {row["name"] for row in measured["rows"]} == {REFERENCE, "ort18", DECHAFF, LIMIT}
     assert all(row["max_error"] < 1e-5 for row in measured["rows"])
     assert measured["padding_is_zero"]
     assert measured["rounds"] == 2
-    assert "| 3 | 10 |" in (tmp_path / "results.md").read_text()
-    assert (tmp_path / "results.png").stat().st_size > 10_000
-    assert (tmp_path / "results.svg").read_text().startswith("<?xml")
+    assert "| 3 | 10 |" in (tiny_results / "results.md").read_text()
+    assert (tiny_results / "results.png").stat().st_size > 10_000
+    assert (tiny_results / "results.svg").read_text().startswith("<?xml")
     capsys.readouterr()
     assert grid.main(options) == 0
     assert "1 cells, 1 of them measured already" in capsys.readouterr().out
