@@ -16,7 +16,6 @@ from .model_verification import pair_interfaces
 from .value_matching import match_values
 from .verification import OutputFigures, Reference, compare_outputs, run_cases
 
-
 _FULL_CASE = "no padding"
 
 
