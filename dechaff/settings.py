@@ -85,7 +85,7 @@ def _read_file(path: pathlib.Path) -> dict[str, Any]:
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: cannot read the config file: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise UsageError(f"{path}: not valid {kind}: {error}") from error
     if not isinstance(values, dict):

@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from dechaff.ir import ModelRejectedError, Module, node_text
 
+from .onnx_limits import check_limits
+
 _MAX_SUBGRAPH_DEPTH = 24
 _MAX_FUNCTION_DEPTH = 64
 _DATA_FIELDS = (
@@ -48,24 +50,36 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
 
     Raises:
         ModelRejectedError: a tensor has no, two or too few data; nesting is too deep; functions
-            call each other in a circle.
+            call each other in a circle; two things have one name; there is too much of something.
     """
-    _check_functions(proto, source)
+    check_limits(proto, _check_functions(proto, source), source)
     for owner in (proto.graph, *proto.functions):
         for tensor in tensors_of(owner, 0, source):
             _check_tensor(tensor, source)
 
 
 def _check_names(owner: _Owner, source: str) -> None:
-    """Names are text; protobuf hands over bytes where they are not."""
+    """Names are text (protobuf hands over bytes where they are not) and print as such."""
     values = [*owner.input, *owner.output, *owner.value_info]
     names = [value if isinstance(value, str | bytes) else value.name for value in values]
     for node in owner.node:
         names += [node.name, node.op_type, node.domain, *node.input, *node.output]
         names += [attribute.name for attribute in node.attribute]
+    names.append(owner.name)
     for name in names:
         if not isinstance(name, str):
             raise ModelRejectedError(f"{source}: the name {name!r} is no text: the file is damaged")
+        if not name.isprintable():  # a terminal would obey some of them
+            raise ModelRejectedError(f"{source}: the name {name[:80]!r} cannot be printed")
+    if isinstance(owner, onnx.GraphProto):
+        _check_unique("inputs", [value.name for value in owner.input], source)
+        _check_unique("weights", [tensor.name for tensor in owner.initializer], source)
+
+
+def _check_unique(kind: str, names: list[str], source: str) -> None:
+    if len(set(names)) < len(names):
+        name = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ModelRejectedError(f"{source}: two {kind} have the name {name!r}")
 
 
 def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto, source: str) -> None:
@@ -134,11 +148,18 @@ def _expect(where: str, got: int, expected: int, unit: str) -> None:
         )
 
 
-def _check_functions(proto: onnx.ModelProto, source: str) -> None:
-    """Functions may call functions, to a depth, and never in a circle."""
+def _check_functions(
+    proto: onnx.ModelProto, source: str
+) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """Functions may call functions, to a depth, and never in a circle.
+
+    Returns:
+        The functions that each one calls, as often as it does; those that are called come first.
+    """
+    _check_unique("functions", [f"{f.domain}.{f.name}" for f in proto.functions], source)
     bodies = {(function.domain, function.name): function for function in proto.functions}
     calls = {
-        key: {name for name in _called(body, 0, source) if name in bodies}
+        key: [name for name in _called(body, 0, source) if name in bodies]
         for key, body in bodies.items()
     }
     try:
@@ -153,6 +174,7 @@ def _check_functions(proto: onnx.ModelProto, source: str) -> None:
         raise ModelRejectedError(
             f"{source}: functions call functions deeper than {_MAX_FUNCTION_DEPTH} levels"
         )
+    return {key: calls[key] for key in order}
 
 
 def _called(owner: _Owner, depth: int, source: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def _check_location(root: Path, location: str, where: str) -> None:
     if not location or "\0" in location or os.path.isabs(location):
         raise ModelRejectedError(f"{where} is not a path relative to the model")
     lexical = Path(os.path.normpath(root / location))
-    if not lexical.is_relative_to(root) or not lexical.resolve().is_relative_to(root):
+    real = Path(os.path.realpath(lexical))
+    if not lexical.is_relative_to(root) or not real.is_relative_to(root):
         raise ModelRejectedError(
             f"{where} lies outside the model's folder {root}: copy it beside the model"
         )
@@ -97,6 +99,8 @@ def _check_location(root: Path, location: str, where: str) -> None:
 def _file_size(path: Path, where: str) -> int:
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe might never end, or never begin
+            raise ModelRejectedError(f"{where} cannot be read: it is no regular file")
         with path.open("rb"):
             pass
     except FileNotFoundError:

@@ -84,6 +84,8 @@ def _read(path: Path) -> onnx.ModelProto:
         size = path.stat().st_size
         if path.is_dir():
             raise ModelRejectedError(f"{path}: a folder, expected an ONNX file")
+        if not path.is_file():  # a pipe might never end, or never begin
+            raise ModelRejectedError(f"{path}: a pipe or device, expected an ONNX file")
         if size > _MAX_PROTOBUF:
             raise ModelRejectedError(
                 f"{path}: {size} bytes are more than a protobuf file can hold: the file is damaged "
@@ -125,6 +127,8 @@ def _from_proto(proto: onnx.ModelProto, source: str, path: Path | None) -> Modul
         path = follow_links(proto, path, source)
     try:
         model = ir.from_proto(proto)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the library stumbles over is wrong with the file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelRejectedError(f"{source}: malformed: {reason}") from error

@@ -83,7 +83,7 @@ def _number(expression: sympy.Expr, sizes: Mapping[str, float]) -> float:
 def node_cost(node: ir.Node) -> Cost:
     """Cost of one node; values of unknown shape count as nothing."""
     shapes = [shape_expressions(value) for value in node.inputs]
-    moved = sum((_bytes(value) for value in (*node.inputs, *node.outputs)), start=sympy.Integer(0))
+    moved = sympy.Add(*(_bytes(value) for value in (*node.inputs, *node.outputs)))
     declaration = declaration_of(node)
     if declaration is not None:
         try:

@@ -9,9 +9,9 @@ from dechaff.ir import DOMAIN, static_dim
 from dechaff.passes.matching import float_attribute, integer_attribute, rank
 from dechaff.passes.rewriter import Rewriter
 
+from .flow import TokenFlow
 from .layouts import Layout
 from .mask_facts import Visibility
-from .token_flow import TokenFlow
 from .token_rule import Operands
 from .token_rules import TOKEN_RULES
 

@@ -8,8 +8,6 @@ a tainted value across positions lets it escape, and then the model stays as it 
 
 from __future__ import annotations
 
-import dataclasses
-
 import onnx_ir as ir
 
 from dechaff.ir import Module, constant_value
@@ -21,6 +19,7 @@ from dechaff.passes.matching import (
 )
 
 from .attention_rule import under_its_mask, visibility
+from .flow import Escape, TokenFlow
 from .intervals import ONE, ZERO
 from .layouts import Layout, NotTokenWise, leading_layout, same_size
 from .mask_facts import MaskFacts, Visibility
@@ -28,43 +27,6 @@ from .selections import selected_positions
 from .token_rules import TOKEN_RULES
 
 _STARTS = ("MatMul", "LayerNormalization", "RMSNormalization")
-
-
-class Escape(Exception):  # noqa: N818  (control flow: the pass declines, nothing is wrong)
-    """Taint reaches an operation that mixes positions.
-
-    Attributes:
-        node: the operation that stopped padding removal.
-    """
-
-    def __init__(self, node: ir.Node, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
-
-
-@dataclasses.dataclass
-class TokenFlow:
-    """What the analysis found.
-
-    Attributes:
-        mask: the padding mask, ``[B, S]``, zero where padding.
-        layouts: token axes of every value that carries tokens.
-        packable: nodes that may run on packed tokens, in order.
-        varlen: those of them that are attention, with what their queries see.
-        selections: nodes that pick constant positions of the sequence, with those positions.
-        shape_reads: ``Shape`` nodes over values that may become packed.
-        outputs: graph outputs whose padded positions lose their meaning.
-        row_outputs: graph outputs ``[B, ...]`` whose rows without tokens lose theirs.
-    """
-
-    mask: ir.Value
-    layouts: dict[ir.Value, Layout] = dataclasses.field(default_factory=dict)
-    packable: list[ir.Node] = dataclasses.field(default_factory=list)
-    varlen: dict[ir.Node, Visibility] = dataclasses.field(default_factory=dict)
-    selections: dict[ir.Node, list[int]] = dataclasses.field(default_factory=dict)
-    shape_reads: list[ir.Node] = dataclasses.field(default_factory=list)
-    outputs: list[ir.Value] = dataclasses.field(default_factory=list)
-    row_outputs: list[ir.Value] = dataclasses.field(default_factory=list)
 
 
 def analyze(module: Module, mask: ir.Value) -> TokenFlow:
@@ -224,12 +186,25 @@ class _Walk:
             self._flow.outputs.append(output)
 
     def _check_row_output(self, output: ir.Value) -> None:
-        """A result per row is the same as before, but for rows in which nothing is valid."""
-        sizes, mask_sizes = output.shape, self._flow.mask.shape
-        if not sizes or not mask_sizes or not same_size(sizes[0], mask_sizes[0]):
+        """A result per row is the same as before, but for rows in which nothing is valid.
+
+        Where rows of the batch meet, as where each text is scored against each image, a row
+        without tokens would change the results of others.
+        """
+        sizes, mask_sizes, maker = output.shape, self._flow.mask.shape, output.producer()
+        if maker is None or sizes is None or not mask_sizes:
             return
-        if not ancestors(output).isdisjoint(self._flow.packable):
+        if ancestors(output).isdisjoint(self._flow.packable):
+            return
+        batch_axes = [axis for axis, size in enumerate(sizes) if same_size(size, mask_sizes[0])]
+        if batch_axes == [0]:
             self._flow.row_outputs.append(output)
+        elif batch_axes:
+            raise Escape(
+                maker,
+                f"rows of the batch meet in the graph output {output.name!r}, so that a row "
+                "without tokens would change the results of others",
+            )
 
     def _check_selections(self) -> None:
         """A picked position may be padding: it is kept, and its own attention must be as before.

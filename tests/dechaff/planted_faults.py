@@ -142,6 +142,109 @@ class NotANumber(Replant):
         return builder.op("Log", [builder.op("Neg", [builder.op("Abs", [right])])])
 
 
+class DroppedScale(Replant):
+    name = "dropped-scale"
+    op_type = "Mul"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        return builder.op("Identity", [node.inputs[0]])
+
+
+class WrongSign(Replant):
+    name = "wrong-sign"
+    op_type = "Sub"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        return builder.op("Add", node.inputs)
+
+
+class LostPrecision(Replant):
+    name = "lost-precision"
+    op_type = "Sub"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        step = builder.constant(np.array(64, dtype=np.float32))
+        scaled = builder.op("Mul", [repeat(node, builder, node.inputs), step])
+        return builder.op("Div", [builder.op("Round", [scaled]), step])
+
+
+class ClippedAtZero(Replant):
+    name = "clipped-at-zero"
+    op_type = "Sub"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        return builder.op("Relu", [repeat(node, builder, node.inputs)])
+
+
+class WrongTable(Replant):
+    name = "wrong-table"
+    op_type = "Gather"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        table = constant_value(node.inputs[0])
+        assert table is not None
+        upside_down = builder.constant(np.ascontiguousarray(table.numpy()[::-1]))
+        return repeat(node, builder, [upside_down, node.inputs[1]])
+
+
+class SlightlyTooLarge(Replant):
+    """A thousandth: seen only by a tolerance that goes by the dtype."""
+
+    name = "slightly-too-large"
+    op_type = "MatMul"
+    wrong_at = 5
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        factor = builder.constant(np.array(1.001, dtype=np.float32))
+        return builder.op("Mul", [repeat(node, builder, node.inputs), factor])
+
+
+class WrongEpsilon(Replant):
+    name = "wrong-epsilon"
+    op_type = "Sub"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        epsilon = builder.constant(np.array(1e-2, dtype=np.float32))
+        return builder.op("Add", [repeat(node, builder, node.inputs), epsilon])
+
+
+class RowsLeak(Replant):
+    """A row depends on which other rows there are."""
+
+    name = "rows-leak"
+    op_type = "Sub"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        axes = builder.constant(np.array([0], dtype=np.int64))
+        mean = builder.op("ReduceMean", [node.inputs[0], axes])
+        return repeat(node, builder, [mean, node.inputs[1]])
+
+
+class LogarithmOfShares(Replant):
+    name = "logarithm-of-shares"
+    op_type = "Softmax"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        return builder.op("LogSoftmax", node.inputs, {"axis": -1})
+
+
+class DoubledResidual(Replant):
+    name = "doubled-residual"
+    op_type = "Add"
+    wrong_at = 1
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        return repeat(node, builder, [repeat(node, builder, node.inputs), node.inputs[0]])
+
+
+class Truncated(Replant):
+    name = "truncated"
+    op_type = "Mul"
+
+    def wrong(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        return builder.op("Floor", [repeat(node, builder, node.inputs)])
+
+
 class WrongShape(Replant):
     """The runtime refuses what it makes."""
 
@@ -183,4 +286,15 @@ NUMERIC_FAULTS: tuple[type[Replant], ...] = (
     WrongAxis,
     TransposedWeight,
     NotANumber,
+    DroppedScale,
+    WrongSign,
+    LostPrecision,
+    ClippedAtZero,
+    WrongTable,
+    SlightlyTooLarge,
+    WrongEpsilon,
+    RowsLeak,
+    LogarithmOfShares,
+    DoubledResidual,
+    Truncated,
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -92,6 +93,22 @@ def test_the_repro_is_small_and_shows_the_fault_by_itself(
     assert not result.agree
     command = ["verify", folder / "before.onnx", folder / "after.onnx"]
     assert _run(*command, "--inputs", folder / "inputs.npz").exit_code == 4
+
+
+def test_the_command_in_the_repro_runs_by_itself(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "repro"
+    assert _bisect(SwappedOperands(), folder=folder) is not None
+    lines = (folder / "README.md").read_text().splitlines()
+    (words,) = [line.split() for line in lines if line.startswith("    dechaff verify")]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert "after.onnx" in done.stderr
+
+
+def test_twenty_kinds_of_faults_are_planted() -> None:
+    assert len({fault.name for fault in (*NUMERIC_FAULTS, WrongShape, Crashes)}) >= 20
 
 
 def test_the_repro_says_what_was_found_and_with_what(tmp_path: pathlib.Path) -> None:

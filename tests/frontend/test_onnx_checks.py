@@ -90,7 +90,7 @@ def test_external_files_that_cannot_give_the_weights_are_refused(
         save(path, external(weights.name, length=12))
     )
     (tmp_path / "folder").mkdir()
-    assert "cannot be read" in refusal(save(path, external("folder")))
+    assert "no regular file" in refusal(save(path, external("folder")))
 
 
 def test_external_files_outside_the_model_are_refused(tmp_path: Path, weights: Path) -> None:
