@@ -51,7 +51,7 @@ def trace_of_models(
         step: dict[str, Any] = {
             "name": f"{module.source} to {second.source}",
             "kind": "comparison",
-            "summary": "Operators are matched by name, by what they compute, and by place.",
+            "summary": "Operators are matched by name, by what they compute, by weights, by place.",
             "changed": True,
             "difference": graph_difference(before, after),
         }

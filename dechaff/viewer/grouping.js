@@ -22,11 +22,11 @@ function newGroup(key, label, parent) {
 /** The tree of a comparison. Leaves and groups get `parent`; groups get counts and children. */
 function moduleTree(comparison) {
   const root = newGroup("", "", null);
+  const producers = producersOf(comparison);
+  const homes = homesOf(comparison, producers);
   for (const leaf of comparison.leaves) {
-    const segments = pathSegments(leaf.node.path || "");
-    if (leaf.node.body) segments.push(leaf.node.body);
     let group = root;
-    for (const segment of segments) {
+    for (const segment of homes.get(leaf)) {
       const parent = group;
       const key = parent.key ? `${parent.key}.${segment}` : segment;
       group = entry(parent.groups, segment, () => newGroup(key, segment, parent));
@@ -35,7 +35,7 @@ function moduleTree(comparison) {
   }
   simplify(root);
   comparison.leaves.forEach((leaf, index) => (leaf.index = index));
-  gatherLoose(root, comparison);
+  gatherLoose(root, comparison, producers);
   root.leaves.push(...interfaceLeaves(comparison));
   finishGroup(root, new Map());
   return root;
@@ -73,12 +73,11 @@ function interfaceLeaves({ before, after }) {
 }
 
 /** Operators outside any module are gathered, and in every module those that compute sizes and masks. */
-function gatherLoose(root, comparison) {
+function gatherLoose(root, comparison, producers) {
   if (root.groups.size === 0) {
     if (root.leaves.length > LARGEST_FLAT) chunkLeaves(root);
     return;
   }
-  const producers = producersOf(comparison);
   const visit = (group) => {
     for (const inner of [...group.groups.values()]) visit(inner);
     const isLoose = group === root ? () => true : isBookkeeping;

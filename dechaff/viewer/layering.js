@@ -2,6 +2,7 @@
 // A vertex is {item, width, height, rank, order}; a wire leads from one vertex to several.
 
 const SWEEPS = 10;
+const CHAIN_PULL = 60; // modules that follow each other stand in a column, even if wires bend for it
 const MOST_DUMMIES = 20000;
 
 /** Gives every vertex a rank such that wires lead down, but for those that close a cycle. */
@@ -99,6 +100,10 @@ function routeWire(wire, put, most) {
   return used;
 }
 
+function isModule(vertex) {
+  return Boolean(vertex.item && vertex.item.isGroup);
+}
+
 /** How much a segment wants to be straight: long wires most, then data; sizes and masks give way. */
 function pullOf(from, to, wire) {
   const length = from.isDummy && to.isDummy ? 6 : from.isDummy || to.isDummy ? 2 : 3;
@@ -114,7 +119,10 @@ function neighbours(layers, wires) {
   for (const layer of layers) for (const vertex of layer) [vertex.above, vertex.below] = [[], []];
   for (const wire of wires) {
     for (const { from, to } of wire.segments) {
-      const [out, into, pull] = [exitOffset(from, wire), entryOffset(to, wire), pullOf(from, to, wire)];
+      const chained = isModule(from) && isModule(to);
+      const out = chained ? from.width / 2 : exitOffset(from, wire);
+      const into = chained ? to.width / 2 : entryOffset(to, wire);
+      const pull = chained ? CHAIN_PULL : pullOf(from, to, wire);
       from.below.push({ vertex: to, own: out, other: into, pull });
       to.above.push({ vertex: from, own: into, other: out, pull });
     }

@@ -18,6 +18,7 @@ SCRIPTS = (
     "formulas.js",
     "trace.js",
     "differences.js",
+    "homes.js",
     "grouping.js",
     "layering.js",
     "positions.js",

@@ -2,6 +2,7 @@
 
 const MOST_ZOOM = 3;
 const LEAST_ZOOM = 0.02;
+const TALL_ZOOM = 0.75; // a graph taller than the window begins at its top, at a size that can be read
 
 /** Shows layouts; `onPick(item, toggles)` is called for a click on a node or a group. */
 class Panes {
@@ -63,7 +64,7 @@ class Panes {
     const across = (view.width - 48) / this.size.width;
     const down = (view.height - 76) / this.size.height;
     const whole = Math.min(across, down);
-    this.zoom = Math.min(1, Math.max(whole, Math.min(across, 0.55), LEAST_ZOOM));
+    this.zoom = Math.min(1, Math.max(whole, Math.min(across, TALL_ZOOM), LEAST_ZOOM));
     this.x = (view.width - this.zoom * this.size.width) / 2;
     this.y = Math.max(40, (view.height + 28 - this.zoom * this.size.height) / 2);
     this.move();

@@ -43,7 +43,7 @@ function timelineRow(step, steps, figures, slowest, state, onStep) {
     ...(step.changed ? ["flops", "bytes", "parameters"].map((key) => changeText(before[key], now[key], key)) : []),
     step.undone && "undone: wrong numbers",
     misses && `${misses} near miss${misses === 1 ? "" : "es"}`,
-    error !== null && `error ${error.toExponential(1)}`,
+    error !== null && `error ${error === 0 ? "0" : error.toExponential(1)}`,
   ].filter(Boolean);
   const bar = element("span", { class: "time-bar" }, element("i"));
   bar.firstChild.style.width = `${Math.max(0, (100 * (step.seconds || 0)) / slowest)}%`;

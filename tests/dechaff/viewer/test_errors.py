@@ -15,6 +15,7 @@ from dechaff.trace_file import read_trace
 from dechaff.trace_models import trace_of_models
 from tests.dechaff.examples import LINEAR, AddOne, linear
 from tests.dechaff.viewer.browsing import Pages, details
+from tests.dechaff.viewer.conftest import bert, export_by_tracing
 
 OTHER = LINEAR.replace("MatMul (x, weight)", "Sub (x, x)")
 
@@ -92,6 +93,20 @@ def test_two_files_are_run_and_compared(pages: Pages, tmp_path: pathlib.Path) ->
     assert trace["initial"]["nodes"][errors["first"]]["op"] in ("MatMul", "Add")
     page = pages.open(trace, "errors&view=overlay")
     assert page.locator(".flag").count() == 1
+
+
+def test_padding_is_not_taken_for_an_error(tmp_path: pathlib.Path) -> None:
+    """The optimized file has zeros where the original computes what means nothing."""
+    export_by_tracing(bert(1), tmp_path / "a.onnx")
+    optimized = dechaff.optimize(tmp_path / "a.onnx", progress=False)
+    assert optimized.report is not None
+    assert "remove-padding" in [each.name for each in optimized.report.records if each.changed]
+    optimized.save(tmp_path / "b.onnx")
+    trace = trace_of_models(tmp_path / "a.onnx", tmp_path / "b.onnx", errors=True)
+    errors = trace["steps"][0]["node_errors"]
+    assert errors["errors"]
+    assert errors["first"] is None
+    assert all(error <= limit for error, limit in errors["errors"].values())
 
 
 def test_errors_need_two_models(tmp_path: pathlib.Path) -> None:

@@ -209,3 +209,46 @@ OVERLAPS = """() => {
 def test_boxes_of_one_level_do_not_overlap(pages: Pages, deep_trace: dict[str, Any]) -> None:
     page = pages.open(deep_trace, "pass=1&expand=all")
     assert page.evaluate(OVERLAPS) == []
+
+
+CENTRES = """() => [...document.querySelectorAll(".pane.after .group")]
+  .filter(one => /^bert[.]encoder[.]layer[.][0-9]+$/.test(one.dataset.id))
+  .map(one => one.querySelector(".box").getBoundingClientRect())
+  .map(box => [(box.left + box.right) / 2, box.width])"""
+
+
+def test_modules_that_follow_each_other_stand_in_a_column(
+    pages: Pages, deep_trace: dict[str, Any]
+) -> None:
+    page = pages.open(deep_trace, "pass=1")
+    found = page.evaluate(CENTRES)
+    assert len(found) == 12
+    centres = [centre for centre, _ in found]
+    assert max(centres) - min(centres) < max(width for _, width in found)
+
+
+def test_operators_for_sizes_and_masks_are_gathered(
+    pages: Pages, deep_trace: dict[str, Any]
+) -> None:
+    page = pages.open(deep_trace, "pass=0&expand=all")
+    gathered = [name for name in groups(page) if "(sizes and masks" in name]
+    assert gathered
+    inside = page.evaluate(
+        """keys => keys.flatMap(key => viewer.comparison.tree.groupsByKey.get(key).leaves)
+             .flatMap(leaf => leaf.node.outputs.map(([, type]) => type))""",
+        gathered,
+    )
+    assert all(text.startswith(("int", "bool")) for text in inside)
+
+
+def test_copies_of_weights_stand_in_the_module_that_reads_them(
+    pages: Pages, deep_trace: dict[str, Any]
+) -> None:
+    page = pages.open(deep_trace, "pass=0")
+    homes = page.evaluate(
+        """() => viewer.comparison.leaves
+             .filter(leaf => leaf.node.op === "Identity" && !leaf.node.path)
+             .map(leaf => leaf.parent.key)"""
+    )
+    assert len(homes) > 100  # the older exporter copies equal biases
+    assert all(home.startswith("bert.") for home in homes)
