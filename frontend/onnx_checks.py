@@ -216,6 +216,9 @@ def _attribute_problems(module: Module) -> Iterator[str]:
             schema = onnx.defs.get_schema(node.op_type, module.opset, "")
         except onnx.defs.SchemaError:
             continue
+        unknown = sorted(set(node.attributes) - set(schema.attributes))
+        if node.op_type == "Constant" and (unknown or len(node.attributes) != 1):
+            yield f"one attribute is expected that holds the value, in\n    {node_text(node)}"
         for name, declared in schema.attributes.items():
             given = node.attributes.get(name)
             if given is None and declared.required:
