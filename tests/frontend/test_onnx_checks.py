@@ -266,4 +266,12 @@ def test_a_constant_without_its_value_is_refused(name: str | None) -> None:
     node = model.graph.node.add(op_type="Constant", output=["c"])
     if name is not None:
         node.attribute.add(name=name, type=onnx.AttributeProto.INT, i=3)
-    assert "one attribute is expected that holds the value" in refusal(model)
+    with pytest.raises(ModelRejectedError, match="one attribute is expected that holds the value"):
+        from_onnx(model)
+
+
+def test_a_location_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Found by fuzzing."""
+    data = external("weights.bin").SerializeToString().replace(b"weights.bin", b"\xff\xfeights.bin")
+    (tmp_path / "model.onnx").write_bytes(data)
+    assert "is no text" in refusal(tmp_path / "model.onnx")
