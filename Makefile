@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 TORCH_VERSION := 2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test lint format benchmark coverage kills hostile fuzz clean
+.PHONY: demo test lint format benchmark coverage conformance generated kills hostile fuzz clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/sentence_embeddings.py
@@ -39,6 +39,10 @@ coverage: $(STAMP)
 # 200 kills of "dechaff optimize" at random moments; corrupt outputs are counted.
 kills: $(STAMP)
 	@$(BIN)/python -m benchmarks.kills
+
+# Every operator test of the onnx package through import and export.
+conformance: $(STAMP)
+	$(BIN)/python -m benchmarks.conformance
 
 # The program on every hostile file, with its time and peak memory.
 hostile: $(STAMP)

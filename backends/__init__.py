@@ -1,5 +1,25 @@
 """What runs a module: ONNX Runtime on CPU."""
 
-from .onnxruntime import TARGETS, Session, lower
+from .onnxruntime import (
+    TARGETS,
+    AttentionKernel,
+    AttentionSizes,
+    Session,
+    SessionSettings,
+    attention_sizes,
+    lower,
+    machine_name,
+    time_attention,
+)
 
-__all__ = ["TARGETS", "Session", "lower"]
+__all__ = [
+    "TARGETS",
+    "AttentionKernel",
+    "AttentionSizes",
+    "Session",
+    "SessionSettings",
+    "attention_sizes",
+    "lower",
+    "machine_name",
+    "time_attention",
+]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from .models import ModelUnderTest
+
 _INPUT_NAMES = ("input_ids", "attention_mask")
 _EXAMPLE_SHAPE = (2, 8)
 
@@ -22,12 +24,12 @@ class Exports:
     """ONNX files of one model, made when first asked for.
 
     Attributes:
-        model: the model, in evaluation mode.
+        model: the model.
         folder: where the files lie; it must outlive the sessions that map them.
         seconds: what making the files took so far.
     """
 
-    def __init__(self, model: torch.nn.Module, folder: pathlib.Path) -> None:
+    def __init__(self, model: ModelUnderTest, folder: pathlib.Path) -> None:
         self.model = model
         self.folder = folder
         self.seconds = 0.0
@@ -37,7 +39,7 @@ class Exports:
         path = self.folder / f"plain-{opset}.onnx"
         if not path.exists():
             with self._timed():
-                _export(self.model, path, opset)
+                _export(self.model.module, path, opset)
         return path
 
     def fused(self, opset: int) -> pathlib.Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Inputs = dict[str, Array]
 
-Lengths = Literal["uniform", "full"]
+Lengths = Literal["uniform", "full", "text"]
 LENGTHS: tuple[Lengths, ...] = get_args(Lengths)
 
 _SEED = 7
 _SHORTEST = 0.2
+_NUM_SENTENCES = 1024
 
 
 def make_inputs(batch: int, sequence: int, lengths: Lengths, vocabulary: int) -> Inputs:
@@ -26,19 +28,46 @@ def make_inputs(batch: int, sequence: int, lengths: Lengths, vocabulary: int) ->
         lengths: ``uniform`` on [0.2 * sequence, sequence] as in ByteTransformer's protocol, but
             spread evenly, in random order: the share of valid tokens is then 0.6 and not luck, and
             one row has the full length, so that no column goes unused. ``full`` has no padding.
+            ``text`` takes the lengths of sentences of Python's documentation in MiniLM's tokens,
+            cut to ``sequence``; the batch is then only as long as its longest.
         vocabulary: number of token ids.
 
     Returns:
         ``input_ids`` and ``attention_mask``, int64 ``[batch, sequence]``.
     """
     generator = np.random.default_rng(_SEED)
-    row_lengths = np.full(batch, sequence)
-    if lengths == "uniform":
-        spread = np.linspace(sequence, _SHORTEST * sequence, batch)
-        row_lengths = generator.permutation(np.maximum(spread.round().astype(np.int64), 1))
+    row_lengths = _row_lengths(batch, sequence, lengths, generator)
+    sequence = int(row_lengths.max())
     mask = (np.arange(sequence) < row_lengths[:, None]).astype(np.int64)
     tokens = generator.integers(1, vocabulary, (batch, sequence))
     return {"input_ids": tokens * mask, "attention_mask": mask}
+
+
+def _row_lengths(
+    batch: int, sequence: int, lengths: Lengths, generator: np.random.Generator
+) -> Array:
+    if lengths == "full":
+        return np.full(batch, sequence)
+    if lengths == "text":
+        drawn: Array = np.minimum(generator.choice(sentence_lengths(), batch), sequence)
+        return drawn
+    spread = np.linspace(sequence, _SHORTEST * sequence, batch)
+    shuffled: Array = generator.permutation(np.maximum(spread.round().astype(np.int64), 1))
+    return shuffled
+
+
+@functools.cache
+def sentence_lengths() -> tuple[int, ...]:
+    """Tokens of each sentence of the demo, in the order of the text."""
+    from tokenizers import Tokenizer
+
+    from examples.sentence_embeddings import read_sentences, weights_folder
+
+    tokenizer = Tokenizer.from_file(str(weights_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    encoded = tokenizer.encode_batch(read_sentences(_NUM_SENTENCES))
+    return tuple(len(sentence.ids) for sentence in encoded)
 
 
 def valid_share(inputs: Inputs) -> float:

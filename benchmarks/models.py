@@ -1,10 +1,13 @@
-"""The models under test: Hugging Face architectures with random weights, the same in every run."""
+"""The models under test: Hugging Face architectures, random weights the same in every run."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from .exports import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +24,13 @@ class Architecture:
         build: makes the untrained model from its configuration's fields.
         sizes: the fields that differ from the library's defaults.
         layers_field: the field that holds the number of layers.
+        is_trained: whether its weights are real ones.
     """
 
     build: Callable[[dict[str, Any]], torch.nn.Module]
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     layers_field: str = "num_hidden_layers"
+    is_trained: bool = False
 
 
 def _bert(fields: dict[str, Any]) -> torch.nn.Module:
@@ -42,6 +47,23 @@ def _distilbert(fields: dict[str, Any]) -> torch.nn.Module:
     return model
 
 
+def _minilm(fields: dict[str, Any]) -> torch.nn.Module:
+    from transformers import AutoModel
+
+    from examples.sentence_embeddings import weights_folder
+
+    with quiet():
+        model: torch.nn.Module = AutoModel.from_pretrained(weights_folder(), **fields)
+    return model
+
+
+def _modernbert(fields: dict[str, Any]) -> torch.nn.Module:
+    from transformers import ModernBertConfig, ModernBertModel
+
+    model: torch.nn.Module = ModernBertModel(ModernBertConfig(**fields))
+    return model
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "bert-base": Architecture(_bert),
     "bert-large": Architecture(
@@ -54,13 +76,26 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
     ),
     "distilbert": Architecture(_distilbert, layers_field="n_layers"),
-    "minilm": Architecture(
+    "minilm": Architecture(_minilm, is_trained=True),
+    "modernbert": Architecture(_modernbert),
+    # For the cost of optimizing: deep at little weight, and more than 2 GB at few layers.
+    "bert-narrow": Architecture(
         _bert,
         {
-            "hidden_size": 384,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 12,
-            "intermediate_size": 1536,
+            "vocab_size": 1000,
+            "hidden_size": 128,
+            "num_attention_heads": 4,
+            "intermediate_size": 512,
+        },
+    ),
+    "bert-wide": Architecture(
+        _bert,
+        {
+            "vocab_size": 1000,
+            "hidden_size": 2560,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 20,
+            "intermediate_size": 10240,
         },
     ),
     "tiny": Architecture(
@@ -78,7 +113,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def build_model(name: str, layers: int | None = None) -> torch.nn.Module:
-    """A model with seeded random weights, in evaluation mode.
+    """A model in evaluation mode, its random weights seeded.
 
     Args:
         name: one of ``ARCHITECTURES``.
@@ -92,6 +127,8 @@ def build_model(name: str, layers: int | None = None) -> torch.nn.Module:
         fields[architecture.layers_field] = layers
     torch.manual_seed(_SEED)
     model = architecture.build(fields).eval()
+    if architecture.is_trained:
+        return model
     # Untrained biases are 0 and scales 1: without noise a rewrite that loses one would not show.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -100,7 +137,25 @@ def build_model(name: str, layers: int | None = None) -> torch.nn.Module:
     return model
 
 
-def vocabulary_size(model: torch.nn.Module) -> int:
-    """How many token ids the model knows."""
-    config: Any = model.config
-    return int(config.vocab_size)
+class ModelUnderTest:
+    """A model by name; it is built when its module is first asked for, which takes torch.
+
+    Attributes:
+        name: one of ``ARCHITECTURES``.
+        layers: number of layers; the architecture's own if None.
+    """
+
+    def __init__(self, name: str, layers: int | None = None) -> None:
+        self.name = name
+        self.layers = layers
+
+    @functools.cached_property
+    def module(self) -> torch.nn.Module:
+        """The torch module, in evaluation mode."""
+        return build_model(self.name, self.layers)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows."""
+        config: Any = self.module.config
+        return int(config.vocab_size)

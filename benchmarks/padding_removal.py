@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 
-import dechaff
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .accuracy import TOLERANCE, max_error, padding_is_zero
 from .exports import Exports
 from .inputs import LENGTHS, Array, make_inputs, valid_share
+from .machine import versions
 from .measure import median_ratio, peak_resident_bytes, progress_bar, time_interleaved
-from .models import ARCHITECTURES, build_model, vocabulary_size
-from .peers import DECHAFF, DOORS, PEERS, REFERENCE, Runner, Task
+from .models import ARCHITECTURES, ModelUnderTest
+from .peers import DECHAFF, DOORS, PEERS, REFERENCE, Runner, Task, installed
 from .tables import Results, Row, show, to_json, to_markdown
 
-_VERSIONED = ("torch", "transformers", "onnxruntime", "onnxscript", "numpy")
 _DONE, _WRONG_OUTPUTS = 0, 1
 
 
@@ -63,8 +60,8 @@ def run(options: argparse.Namespace, folder: pathlib.Path) -> Results:
         options: the command line, parsed.
         folder: for the exported models.
     """
-    model = build_model(options.model, options.layers)
-    inputs = make_inputs(options.batch, options.sequence, options.lengths, vocabulary_size(model))
+    model = ModelUnderTest(options.model, options.layers)
+    inputs = make_inputs(options.batch, options.sequence, options.lengths, model.vocabulary)
     task = Task(model, Exports(model, folder), options.door, usable_cores(), inputs)
     runners, outputs, seconds = _build(task, options.peers)
     timings = time_interleaved(
@@ -86,7 +83,7 @@ def run(options: argparse.Namespace, folder: pathlib.Path) -> Results:
     ]
     return Results(
         setting=_setting(options, task.threads),
-        versions=_versions(),
+        versions=versions(),
         rows=rows,
         valid_share=valid_share(inputs),
         padding_is_zero=padding_is_zero(outputs[DECHAFF], mask),
@@ -121,11 +118,6 @@ def _setting(options: argparse.Namespace, threads: int) -> dict[str, str | int]:
     }
 
 
-def _versions() -> dict[str, str]:
-    packages = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    return {"dechaff": dechaff.__version__, "Python": platform.python_version()} | packages
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.padding_removal", description=main.__doc__
@@ -149,8 +141,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     options = parser.parse_args(arguments)
     # The reference and dechaff always take part: errors and ratios are relative to them.
-    chosen = {*options.peers, REFERENCE, DECHAFF}
-    options.peers = [name for name in PEERS if name in chosen]
+    options.peers = installed({*options.peers, REFERENCE, DECHAFF})
     return options
 
 

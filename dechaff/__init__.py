@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dechaff.backends import SessionSettings
     from dechaff.ir import (
         CrashedError,
         DechaffError,
@@ -42,6 +43,7 @@ _HOMES = {
     "OptimizedModel": "dechaff.optimized_model",
     "Report": "dechaff.report",
     "CrashedError": "dechaff.ir",
+    "SessionSettings": "dechaff.backends",
     "DechaffError": "dechaff.ir",
     "ExitCode": "dechaff.ir",
     "InputRejectedError": "dechaff.ir",
@@ -64,6 +66,7 @@ __all__ = [
     "OptimizedModel",
     "Report",
     "RequiredPassError",
+    "SessionSettings",
     "UsageError",
     "VerificationFailedError",
     "__version__",

@@ -88,11 +88,14 @@ def cli() -> None:
 @click.option("--target", metavar="cpu|portable", help="cpu (default), or standard ONNX ops only.")
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
+@click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs to verify on, by name.")
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
+@click.option("--snapshots", metavar="DIR", help="Write the model after each pass to a new folder.")
+@click.option("--no-cache", is_flag=True, help="Time kernels anew, and keep no times.")
 @click.option("--save-as-external-data", is_flag=True, help="Weights go to a file beside OUT.onnx.")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
@@ -106,9 +109,12 @@ def optimize(
     report_path: str | None,
     inputs_path: str | None,
     trace_path: str | None,
+    snapshots: str | None,
     require: tuple[str, ...],
+    threads: int | None,
     opset: int | None,
     save_as_external_data: bool,
+    no_cache: bool,
     quiet: bool,
     verbose: bool,
     config: str | None,
@@ -118,6 +124,7 @@ def optimize(
 
     Example: dechaff optimize model.onnx -o faster.onnx --require remove-padding
     """
+    from dechaff import SessionSettings
     from dechaff import optimize as optimize_model
 
     if input_path is not None and source is not None and destination is None:
@@ -126,10 +133,18 @@ def optimize(
     result_path = _one_of("output", destination, output_path)
     _check_paths(model_path, result_path, report_path, trace_path)
     merged = _merge_settings(config, settings)
+    if no_cache:
+        merged["cache"] = False
     _check_required(require, merged.get("passes", "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
-        model_path, example, config=merged, progress=False if quiet else None, trace=trace_path
+        model_path,
+        example,
+        config=merged,
+        progress=False if quiet else None,
+        trace=trace_path,
+        snapshots=snapshots,
+        session=SessionSettings(threads),
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one

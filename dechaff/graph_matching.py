@@ -16,8 +16,11 @@ def align_names(before: GraphData, after: GraphData) -> GraphData:
     """The second graph, its matched nodes and values named as in the first.
 
     Nodes are matched by name and operator; then by what they compute, from the inputs down; then
-    in order of appearance among operators of one module. Names that would clash get a prime.
+    by the weights they read; then in order of appearance among operators of one module, where a
+    wrapper around the model that one exporter names and the other does not is disregarded. Names
+    that would clash get a prime.
     """
+    after = _paths_as_in(before, after)
     pairs = _match(before, after)
     node_names = _renaming(list(after["nodes"]), pairs, set(before["nodes"]))
     value_pairs = _value_pairs(before, after, pairs)
@@ -42,6 +45,7 @@ def _match(before: GraphData, after: GraphData) -> dict[str, str]:
         if _operator(before["nodes"].get(name, {})) == _operator(node)
     }
     _match_unique(_signatures(before), _signatures(after), pairs)
+    _match_unique(_weights_read(before), _weights_read(after), pairs)
     _match_in_order(before, after, pairs)
     return pairs
 
@@ -76,6 +80,47 @@ def _signatures(graph: GraphData) -> dict[str, str]:
         for index, (output, _) in enumerate(node.get("outputs", [])):
             known[output] = f"{found[name]} {index}"
     return found
+
+
+def _weights_read(graph: GraphData) -> dict[str, str]:
+    """For each node that reads large weights, its operator with the digests of these."""
+    found: dict[str, str] = {}
+    for name, node in graph["nodes"].items():
+        operands = (graph["weights"].get(operand, {}) for operand in node.get("inputs", []))
+        digests = [w["digest"] for w in operands if "digest" in w and "values" not in w]
+        if digests:
+            found[name] = " ".join([*map(str, _operator(node) or ()), *digests])
+    return found
+
+
+def _paths_as_in(before: GraphData, after: GraphData) -> GraphData:
+    """The second graph with module paths as in the first, where a wrapper's name sets them apart.
+
+    A name in front of every path is taken off, or put there, if more paths agree then.
+    """
+    known, paths = _paths(before), _paths(after)
+    ours, theirs = _outermost(known), _outermost(paths)
+    ways = [{path: path for path in paths}]
+    if theirs is not None:
+        ways.append({path: path.partition(".")[2] for path in paths})
+    if ours is not None:
+        ways.append({path: f"{ours}.{path}" for path in paths})
+    best = max(ways, key=lambda way: len(known.intersection(way.values())))
+    nodes = {
+        name: node | {"path": best[node["path"]]} if node.get("path") else node
+        for name, node in after["nodes"].items()
+    }
+    return after | {"nodes": nodes}
+
+
+def _paths(graph: GraphData) -> set[str]:
+    return {node["path"] for node in graph["nodes"].values() if node.get("path")}
+
+
+def _outermost(paths: set[str]) -> str | None:
+    """The first segment of every module path, if it is one and the same."""
+    first = {path.partition(".")[0] for path in paths}
+    return next(iter(first)) if len(first) == 1 else None
 
 
 def _match_in_order(before: GraphData, after: GraphData, pairs: dict[str, str]) -> None:

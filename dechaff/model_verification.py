@@ -65,18 +65,29 @@ def _load(model: Any, inputs: Any) -> Module:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Interface:
-    """Names of the second model's inputs and outputs by those of the first."""
+class Interface:
+    """Names of the second model's inputs and outputs by those of the first.
+
+    Attributes:
+        inputs: of the inputs.
+        outputs: of the outputs.
+    """
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
 
     def feeds(self, case: InputCase) -> Arrays:
+        """The second model's inputs for a case of the first."""
         return {self.inputs[n]: array for n, array in case.inputs.items() if n in self.inputs}
 
 
-def _pair_interfaces(first: Module, second: Module) -> _Interface:
-    return _Interface(
+def pair_interfaces(first: Module, second: Module) -> Interface:
+    """Which inputs and outputs of two modules are the same: by name, else by position.
+
+    Raises:
+        UsageError: they have different numbers of them.
+    """
+    return Interface(
         _pair("input", first, second, runtime_inputs(first), runtime_inputs(second)),
         _pair("output", first, second, first.graph.outputs, second.graph.outputs),
     )
@@ -102,7 +113,7 @@ def _pair(
 
 def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -> ModelComparison:
     """Compare two modules; see :func:`verify`."""
-    interface = _pair_interfaces(first, second)
+    interface = pair_interfaces(first, second)
     reference = Reference(first, cases)
     if reference.reason is not None:
         raise ModelRejectedError(f"{first.source}: {reference.reason}")
@@ -131,7 +142,7 @@ def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -
 
 
 def _run_second(
-    first: Module, second: Module, cases: Sequence[InputCase], interface: _Interface
+    first: Module, second: Module, cases: Sequence[InputCase], interface: Interface
 ) -> list[Arrays]:
     try:
         session = Session(second)
@@ -174,7 +185,7 @@ def _closeness(
 def _locate(
     first: Module,
     second: Module,
-    interface: _Interface,
+    interface: Interface,
     reference: Reference,
     figures: Sequence[OutputFigures],
     masks: Sequence[Mapping[str, Array]],

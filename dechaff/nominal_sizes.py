@@ -39,6 +39,17 @@ def nominal_sizes(module: Module, example: Mapping[str, Array] | None = None) ->
     return sizes
 
 
+def nominal_batch(module: Module, example: Mapping[str, Array] | None = None) -> tuple[int, int]:
+    """Rows and padded length of a batch: those of the example's first matrix, else typical ones."""
+    sizes = nominal_sizes(module, example)
+    for value in runtime_inputs(module):
+        dims = shape_expressions(value)
+        if dims is not None and len(dims) == 2:
+            batch, sequence = (int(evaluate(dim, sizes)) for dim in dims)
+            return batch, sequence
+    return _BATCH, _SEQUENCE
+
+
 def used_sizes(sizes: Mapping[str, float], graphs: Sequence[GraphSize]) -> dict[str, float]:
     """The sizes without those that none of the graphs' formulas holds."""
     formulas = [formula for graph in graphs for formula in (graph.flops, graph.bytes_moved)]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dechaff.backends import lower
+from dechaff.backends import SessionSettings, lower
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -26,17 +26,19 @@ from dechaff.passes import (
     run_passes,
 )
 
+from .attention_choice import choose_attention
 from .bisection import bisect_command
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
 from .model_import import example_case, import_model
-from .nominal_sizes import nominal_sizes, used_sizes
+from .nominal_sizes import nominal_batch, nominal_sizes, used_sizes
 from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
 from .report import Report, pass_notes
 from .settings import Config, Settings, resolve_settings
+from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
 from .verification import Reference, Verification, verify_result
 from .versions import package_versions
@@ -55,6 +57,9 @@ def optimize(
     config: Config | None = None,
     progress: Progress = None,
     trace: str | os.PathLike[str] | None = None,
+    snapshots: str | os.PathLike[str] | None = None,
+    cache: bool = True,
+    session: SessionSettings | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
 
@@ -75,6 +80,11 @@ def optimize(
             called with steps done, number of steps, and a text.
         trace: where to write what each pass did, for ``dechaff view``; written too if the run
             fails. It holds no weights.
+        snapshots: an empty folder for the model after each pass that changed it, as ONNX files
+            that run; they share one file of weights.
+        cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
+            in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
+        session: threads, affinity and memory of the runtime; None for the defaults.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -87,20 +97,23 @@ def optimize(
         VerificationFailedError: the results differ by more than the passes declared.
     """
     started = time.perf_counter()
-    settings = resolve_settings(config, target=target, passes=passes, verify=verify)
+    settings = resolve_settings(config, target=target, passes=passes, verify=verify, cache=cache)
     chosen = parse_pass_list(settings.passes)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
         steps = StepCounter(report_step, len(chosen) + 4)
         steps.step("capture")
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
-        run = _Run(module, example, chosen, settings, steps, _place(model), recorder)
+        writer = SnapshotWriter(snapshots) if snapshots is not None else None
+        run = _Run(
+            module, example, chosen, settings, steps, _place(model), recorder, session, writer
+        )
         optimized = run.execute()
         steps.finish()
         report = run.report(time.perf_counter() - started)
         if recorder is not None:
             recorder.finished(report)
-    return OptimizedModel(optimized, report)
+    return OptimizedModel(optimized, report, session)
 
 
 def _place(model: Any) -> str:
@@ -120,6 +133,8 @@ class _Run:
         steps: StepCounter,
         place: str,
         recorder: TraceRecorder | None = None,
+        session: SessionSettings | None = None,
+        snapshots: SnapshotWriter | None = None,
     ) -> None:
         self._place = place
         self._original = module.clone()
@@ -129,10 +144,13 @@ class _Run:
         self._settings = settings
         self._steps = steps
         self._recorder = recorder
+        self._snapshots = snapshots
+        self._session = session or SessionSettings()
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
         self._has_attention = False
+        self._choices: list[str] = []
 
     def execute(self) -> Module:
         reference = self._reference()
@@ -141,14 +159,28 @@ class _Run:
         self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
         self._steps.step(f"lower for {self._settings.target}")
         started = time.perf_counter()
-        lowered = lower(optimized, self._settings.target)
+        lowered = self._lower(optimized)
         if self._recorder is not None:
             self._recorder.lowered(optimized, lowered, time.perf_counter() - started)
+        if self._snapshots is not None:
+            self._snapshots.lowered(lowered)
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)
         self._steps.step("verify")
         if reference is not None:
             self._verify(reference, lowered)
         return lowered
+
+    def _lower(self, optimized: Module) -> Module:
+        if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
+            return lower(optimized, self._settings.target)
+        example = None if self._example is None else self._example.inputs
+        batch, sequence = nominal_batch(self._original, example)
+        threads, use_cache = self._session.num_threads, self._settings.cache
+        choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
+        if choice is None:
+            return lower(optimized, self._settings.target)
+        self._choices.append(choice.reason)
+        return lower(optimized, self._settings.target, attention=choice.kernel)
 
     def _observers(self, reference: Reference | None) -> list[PassObserver]:
         """Who checks each pass, and who records it; the check comes first."""
@@ -156,14 +188,15 @@ class _Run:
         checker = PassChecker(reference) if each and reference is not None else None
         if self._recorder is not None:
             self._recorder.checker = checker
-        return [observer for observer in (checker, self._recorder) if observer is not None]
+        observers = (checker, self._recorder, self._snapshots)
+        return [observer for observer in observers if observer is not None]
 
     def _reference(self) -> Reference | None:
         if self._settings.verify == "off":
             return None
         self._steps.step("run the original")
         given = [self._example] if self._example is not None else []
-        return Reference(self._original, given + generate_inputs(self._original))
+        return Reference(self._original, given + generate_inputs(self._original), self._session)
 
     def _verify(self, reference: Reference, lowered: Module) -> None:
         numerics = weakest_numerics(self._records)
@@ -173,6 +206,8 @@ class _Run:
         except VerificationFailedError as error:
             problem = str(error)
         if problem is not None:
+            if self._recorder is not None:
+                self._recorder.differs(lowered, reference, self._verification.outputs)
             raise VerificationFailedError(self._failure_text(reference, problem))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
@@ -208,7 +243,7 @@ class _Run:
         ]
         if self._verification.reason is not None and self._settings.verify != "off":
             warnings.append(f"not verified: {self._verification.reason}")
-        notes = pass_notes(records)
+        notes = [*pass_notes(records), *self._choices]
         if not self._has_attention:
             notes.append("the model has no attention that dechaff recognizes")
         example = None if self._example is None else self._example.inputs
@@ -225,6 +260,7 @@ class _Run:
             notes=tuple(notes),
             warnings=tuple(warnings),
             versions=package_versions(),
+            session=self._session,
             seconds=seconds,
         )
 

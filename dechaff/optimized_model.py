@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dechaff import __version__
-from dechaff.backends import Session
+from dechaff.backends import Session, SessionSettings
 from dechaff.ir import InputRejectedError, Module
 
 from .arrays import Array, Arrays, bind_positional, check_inputs, is_torch_tensor, to_torch
@@ -30,11 +31,18 @@ class OptimizedModel:
     Attributes:
         module: the lowered graph.
         report: what the optimization did; None for a model that was loaded from a file.
+        session: threads, affinity and memory of the runtime; None for the defaults.
     """
 
-    def __init__(self, module: Module, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        report: Report | None = None,
+        session: SessionSettings | None = None,
+    ) -> None:
         self.module = module
         self.report = report
+        self.session = session
         self._session: Session | None = None
         self._lock = threading.Lock()
 
@@ -113,7 +121,7 @@ class OptimizedModel:
     def _running(self) -> Session:
         with self._lock:
             if self._session is None:
-                self._session = Session(self.module)
+                self._session = Session(self.module, settings=self.session)
             return self._session
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,13 +139,19 @@ class OptimizedModel:
         return f"OptimizedModel({self.module.source}: {inputs} -> {outputs})"
 
     def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code>" if self.report is None else self.report._repr_html_()
+        if self.report is not None:
+            return self.report._repr_html_()
+        return f"<code>{html.escape(repr(self))}</code>"
 
 
-def load(path: str | os.PathLike[str]) -> OptimizedModel:
+def load(path: str | os.PathLike[str], *, session: SessionSettings | None = None) -> OptimizedModel:
     """A model from an ONNX file: one that dechaff saved, or any other, which is left as it is.
+
+    Args:
+        path: the file.
+        session: threads, affinity and memory of the runtime; None for the defaults.
 
     Raises:
         ModelRejectedError: the file cannot be read as an ONNX model.
     """
-    return OptimizedModel(load_module(path))
+    return OptimizedModel(load_module(path), session=session)

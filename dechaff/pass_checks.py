@@ -13,11 +13,12 @@ class PassChecker:
     """Compares the graph before and after every pass that changed it; see ``PassObserver``.
 
     Attributes:
+        reference: the original's results.
         figures: how far each output moved in the latest comparison; empty if none was made.
     """
 
     def __init__(self, reference: Reference) -> None:
-        self._reference = reference
+        self.reference = reference
         # Each pass is checked on few tokens, that checking costs no more than the passes; at the
         # end the result is compared on all cases.
         self._chosen = few_cases(reference.cases)
@@ -31,12 +32,12 @@ class PassChecker:
     def pass_ends(self, before: Module, after: Module, record: PassRecord) -> str | None:
         """The first disagreement as the reason to undo the pass, or None."""
         self.figures = ()
-        if self._reference.reason is not None:
+        if self.reference.reason is not None:
             return None
         names = [case.name for case in self._cases]
         try:
             actual = run_cases(after, self._cases, served=False)
-            all_masks = self._reference.masks(after.valid_positions)
+            all_masks = self.reference.masks(after.valid_positions)
             masks = [all_masks[index] for index in self._chosen]
         except DechaffError as error:
             return str(error)

@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
+from dechaff.backends import SessionSettings
 from dechaff.passes import GraphSize, Miss, PassRecord
 
 from .nominal_sizes import evaluate
@@ -37,6 +38,7 @@ class Report:
         warnings: what a reader must know: passes undone, nothing verified.
         versions: versions of the packages that took part.
         seconds: wall-clock time of the whole call.
+        session: threads, affinity and memory that the model runs with.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Report:
     warnings: tuple[str, ...]
     versions: Mapping[str, str]
     seconds: float
+    session: SessionSettings = dataclasses.field(default_factory=SessionSettings)
 
     def explain(self) -> str:
         """The near misses of every pass: the op in text form and the condition that stopped it."""
@@ -72,6 +75,7 @@ class Report:
             "notes": list(self.notes),
             "warnings": list(self.warnings),
             "versions": dict(self.versions),
+            "session": dataclasses.asdict(self.session) | {"threads": self.session.num_threads},
             "seconds": self.seconds,
         }
 
@@ -126,6 +130,7 @@ class Report:
                 *([f"figures at {sizes}"] if sizes else []),
                 f"lowered for {self.target} to {self.lowered_ops.total()} ops",
                 *_verification_lines(self.verification),
+                f"session: {self.session}",
                 f"{self.seconds:.1f} s in all; {versions}",
             ]
         )

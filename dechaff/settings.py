@@ -29,21 +29,24 @@ class Settings:
         target: what the result is lowered for, ``cpu`` or ``portable``.
         passes: the pass list; see :mod:`dechaff.passes`.
         verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
+        cache: whether measurements of earlier runs on this machine are used and kept.
     """
 
     target: str = "cpu"
     passes: PassList = "default"
     verify: str = "final"
+    cache: bool = True
 
     def __post_init__(self) -> None:
         from dechaff.backends import TARGETS
 
         _check_choice("target", self.target, TARGETS)
         _check_choice("verify", self.verify, VERIFY_MODES)
+        _check_choice("cache", self.cache, (True, False))
 
 
 def resolve_settings(
-    config: Config | None, *, target: str, passes: PassList, verify: str
+    config: Config | None, *, target: str, passes: PassList, verify: str, cache: bool = True
 ) -> Settings:
     """Combine arguments and config: an argument that differs from its default wins.
 
@@ -51,7 +54,7 @@ def resolve_settings(
         UsageError: the config cannot be read, or holds an unknown key or value.
     """
     given = read_config(config) if config is not None else {}
-    arguments = {"target": target, "passes": passes, "verify": verify}
+    arguments = {"target": target, "passes": passes, "verify": verify, "cache": cache}
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     changed = {key: value for key, value in arguments.items() if value != defaults[key]}
     return Settings(**{**given, **changed})
@@ -90,6 +93,7 @@ def _read_file(path: pathlib.Path) -> dict[str, Any]:
     return values
 
 
-def _check_choice(setting: str, value: object, choices: tuple[str, ...]) -> None:
+def _check_choice(setting: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"there is no {setting} {value!r}: choose {', '.join(choices)}")
+        known = ", ".join(map(str, choices))
+        raise UsageError(f"there is no {setting} {value!r}: choose {known}")

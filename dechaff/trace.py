@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dechaff.ir import DechaffError, Module, UsageError
-from dechaff.passes import GraphSize, Pass, PassRecord
+from dechaff.passes import GraphSize, Numerics, Pass, PassRecord
 
 from .pass_checks import PassChecker
 from .report import Report
 from .settings import Settings
 from .trace_file import FORMAT, VERSION, graph_difference, write_trace
 from .trace_graph import GraphData, GraphRecorder
-from .verification import OutputFigures
+from .value_errors import errors_of_pass
+from .verification import OutputFigures, Reference
 from .versions import package_versions
 
 TracePath = str | os.PathLike[str]
@@ -33,6 +34,7 @@ class _Seen:
     before: GraphData | None = None
     after: GraphData | None = None
     errors: tuple[OutputFigures, ...] = ()
+    node_errors: dict[str, Any] | None = None
 
 
 class TraceRecorder:
@@ -50,6 +52,7 @@ class TraceRecorder:
         self._source = "model"
         self._final: GraphData | None = None
         self._lowered: tuple[GraphData, float] | None = None
+        self._wrong: dict[str, Any] | None = None
         self._report: Report | None = None
 
     def pass_starts(self, index: int, count: int, step: Pass) -> None:
@@ -65,6 +68,9 @@ class TraceRecorder:
         seen.after = self._graphs.record(after)
         if self.checker is not None:
             seen.errors = self.checker.figures
+            if _is_worth_a_look(record, seen.errors):
+                reference = self.checker.reference
+                seen.node_errors = errors_of_pass(before, after, reference, seen.errors)
         return None
 
     def lowered(self, optimized: Module, lowered: Module, seconds: float) -> None:
@@ -72,6 +78,12 @@ class TraceRecorder:
         self._source = optimized.source
         self._final = self._graphs.record(optimized)
         self._lowered = (self._graphs.record(lowered), seconds)
+
+    def differs(
+        self, lowered: Module, reference: Reference, figures: Sequence[OutputFigures]
+    ) -> None:
+        """Record where the lowered module, whose outputs are wrong, departs from the original."""
+        self._wrong = errors_of_pass(reference.module, lowered, reference, figures)
 
     def finished(self, report: Report) -> None:
         """Take over what the report knows."""
@@ -134,17 +146,22 @@ class TraceRecorder:
             steps.append(step)
         if self._lowered is not None:
             lowered, seconds = self._lowered
-            steps.append(
-                {
-                    "name": f"lower for {self._settings.target}",
-                    "kind": "lowering",
-                    "summary": "Replaces the operators of the dialect by ones the runtime has.",
-                    "seconds": seconds,
-                    "changed": True,
-                    "difference": graph_difference(graph, lowered),
-                }
-            )
+            step = {
+                "name": f"lower for {self._settings.target}",
+                "kind": "lowering",
+                "summary": "Replaces the operators of the dialect by ones the runtime has.",
+                "seconds": seconds,
+                "changed": True,
+                "difference": graph_difference(graph, lowered),
+            }
+            steps.append(step | ({"node_errors": self._wrong} if self._wrong else {}))
         return steps
+
+
+def _is_worth_a_look(record: PassRecord, errors: Sequence[OutputFigures]) -> bool:
+    """Whether the values inside are fetched, which costs as much as two checks of a pass."""
+    is_wrong = any(figures.problem is not None for figures in errors)
+    return is_wrong or record.numerics == Numerics.APPROXIMATE.value
 
 
 def _step(seen: _Seen, record: PassRecord | None) -> dict[str, Any]:
@@ -157,6 +174,8 @@ def _step(seen: _Seen, record: PassRecord | None) -> dict[str, Any]:
     }
     if record is None:
         return step
+    if seen.node_errors is not None:
+        step["node_errors"] = seen.node_errors
     return step | {
         "seconds": record.seconds,
         "undone": record.undone,

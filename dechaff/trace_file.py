@@ -36,10 +36,8 @@ def graph_difference(before: GraphData, after: GraphData) -> dict[str, Any]:
         "removed_weights": [name for name in before["weights"] if name not in after["weights"]],
         "weights": _new_or_different(before["weights"], after["weights"]),
     }
-    for key in ("inputs", "outputs"):
-        if before[key] != after[key]:
-            difference[key] = after[key]
-    return {key: value for key, value in difference.items() if value}
+    interface = {k: after[k] for k in ("inputs", "outputs") if before[k] != after[k]}
+    return {key: value for key, value in difference.items() if value} | interface
 
 
 def apply_difference(before: GraphData, difference: dict[str, Any]) -> GraphData:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir.passes.common as common_passes
 
-from dechaff.backends import Session
+from dechaff.backends import Session, SessionSettings
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -82,21 +82,25 @@ class Reference:
 
     Attributes:
         module: the original.
+        settings: threads, affinity and memory it runs with, and what is compared with it.
         cases: the cases that the original runs.
         outputs: the original's outputs, by name, for each of these.
         skipped: the other cases, with the reason.
         reason: why no case ran, or None.
     """
 
-    def __init__(self, module: Module, cases: Sequence[InputCase]) -> None:
+    def __init__(
+        self, module: Module, cases: Sequence[InputCase], settings: SessionSettings | None = None
+    ) -> None:
         self.module = module
+        self.settings = settings
         self.cases: list[InputCase] = []
         self.outputs: list[Arrays] = []
         self.skipped: list[tuple[str, str]] = []
         self.reason: str | None = None
         self._masks: dict[str, list[Array]] = {}
         try:
-            session = Session(module, graph_optimizations=False)
+            session = Session(module, graph_optimizations=False, settings=settings)
         except DechaffError as error:
             self.reason = f"the original does not load in ONNX Runtime: {error}"
             return
@@ -146,7 +150,7 @@ class Reference:
         probe.graph.outputs.clear()
         probe.graph.outputs.append(values[name])
         common_passes.RemoveUnusedNodesPass()(probe.model)
-        session = Session(probe, graph_optimizations=False)
+        session = Session(probe, graph_optimizations=False, settings=self.settings)
         return [session.run(case.inputs)[name] for case in self.cases]
 
 
@@ -154,19 +158,26 @@ def _valid_part(item: ValidPositions, mask: Array) -> Array:
     return (mask != 0).any(axis=1) if item.per_row else mask
 
 
-def run_cases(module: Module, cases: Sequence[InputCase], *, served: bool) -> list[Arrays]:
+def run_cases(
+    module: Module,
+    cases: Sequence[InputCase],
+    *,
+    served: bool,
+    settings: SessionSettings | None = None,
+) -> list[Arrays]:
     """Outputs of a module on every case.
 
     Args:
         module: the module.
         cases: the inputs.
         served: run as it will be served, runtime optimizations included; else as a reference.
+        settings: threads, affinity and memory; the defaults if None.
 
     Raises:
         VerificationFailedError: the module does not load or run where the original does.
     """
     try:
-        session = Session(module, graph_optimizations=served)
+        session = Session(module, graph_optimizations=served, settings=settings)
         return [session.run(case.inputs) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(
@@ -231,7 +242,7 @@ def verify_result(
     skipped = tuple(reference.skipped)
     if reference.reason is not None:
         return Verification(mode, skipped=skipped, reason=reference.reason)
-    actual = run_cases(optimized, reference.cases, served=True)
+    actual = run_cases(optimized, reference.cases, served=True, settings=reference.settings)
     names = [case.name for case in reference.cases]
     masks = reference.masks(optimized.valid_positions)
     figures = compare_outputs(reference.outputs, actual, masks, names, numerics)

@@ -22,6 +22,7 @@ from dechaff.ir import UsageError
 
 from .torch_arguments import Arguments, bind
 from .torch_axes import Axis, InputSignature, distinct_sizes, name_axes, resize
+from .torch_program_repairs import experts_in_standard_operators
 from .torch_reports import capture_failure
 
 _LOG = logging.getLogger("dechaff.frontend")
@@ -58,7 +59,7 @@ def capture(module: torch.nn.Module, arguments: Arguments, dynamic_shapes: Any) 
         )
     module.eval()
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), experts_in_standard_operators(module):
             if dynamic_shapes == "auto":
                 return _capture_auto(module, arguments)
             program = _export(module, arguments, dynamic_shapes)

@@ -37,6 +37,7 @@ from .torch_arguments import (
 )
 from .torch_calling import CapturedArgument, Fixed, GraphInput, TorchCallingConvention
 from .torch_capture import Capture, capture, quiet
+from .torch_program_repairs import grouped_heads_declared
 from .torch_reports import conversion_failure
 from .torch_symbols import rename_symbols, symbol_names, symbol_ranges
 
@@ -74,7 +75,12 @@ def _convert(
 ) -> Module:
     program = captured.program
     try:
-        with quiet(), torch.no_grad(), _tensors_only(program):
+        with (
+            quiet(),
+            torch.no_grad(),
+            _tensors_only(program),
+            grouped_heads_declared(program),
+        ):
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=WORKING_OPSET, verbose=False
             )

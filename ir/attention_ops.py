@@ -137,3 +137,90 @@ VARLEN_ATTENTION = register(
         dtype_rule=lambda dtypes: [dtypes[0]],
     )
 )
+
+
+def _masked_varlen_flops(
+    shapes: Sequence[Dims | None], attributes: Mapping[str, ir.Attr]
+) -> sympy.Expr:
+    """As for ``VarlenAttention``; a mask saves no work."""
+    tokens, hidden = known_dims(shapes, 0)
+    batch = known_dims(shapes, 3)[0] - 1
+    return 4 * tokens * (tokens / batch) * hidden
+
+
+MASKED_VARLEN_ATTENTION = register(
+    DialectOp(
+        name="MaskedVarlenAttention",
+        documentation="""Attention within each sequence of a packed batch, under a mask.
+
+        The mask is that of the padded batch: windows, relative positions, biases of any kind.
+
+        q: float[T, q_num_heads * head_size]; k: float[T, kv_num_heads * head_size];
+        v: float[T, kv_num_heads * v_head_size]: the kept tokens of all rows; all of them are keys.
+        cu_seqlens: int64[B + 1], where each row begins in ``q``.
+        index: int64[T], where each token lies among the B * S positions, ascending.
+        attn_mask: bool or float[B, H or 1, S, S], as ``Attention`` takes it: false hides, a number
+        is added to the score. Entries of positions that are not kept are not read.
+        Gives float[T, q_num_heads * v_head_size]. Each query must see a key.
+
+        q_num_heads, kv_num_heads: heads, the second divides the first (grouped-query attention).
+        scale: factor on the scores.
+        """,
+        function="""
+        <domain: "dechaff", opset_import: ["" : 23]>
+        MaskedVarlenAttention <q_num_heads, kv_num_heads, scale>
+            (q, k, v, cu_seqlens, index, attn_mask) => (context)
+        {
+            zero_float = Constant <value = float[1] {0}> ()
+            zero_value = CastLike (zero_float, q)
+            axis_1 = Constant <value = int64[1] {1}> ()
+            minus_one = Constant <value = int64[1] {-1}> ()
+            keep_two = Constant <value = int64[2] {0, 0}> ()
+            one = Constant <value = int64[1] {1}> ()
+
+            boundaries = Shape (cu_seqlens)
+            batch = Sub (boundaries, one)
+            sequence = Shape <start = 3> (attn_mask)
+            positions = Mul (batch, sequence)
+            places = Unsqueeze (index, axis_1)
+
+            q_width = Shape <start = 1> (q)
+            q_flat_shape = Concat <axis = 0> (positions, q_width)
+            q_zeros = Expand (zero_value, q_flat_shape)
+            q_flat = ScatterND (q_zeros, places, q)
+            k_width = Shape <start = 1> (k)
+            k_flat_shape = Concat <axis = 0> (positions, k_width)
+            k_zeros = Expand (zero_value, k_flat_shape)
+            k_flat = ScatterND (k_zeros, places, k)
+            v_width = Shape <start = 1> (v)
+            v_flat_shape = Concat <axis = 0> (positions, v_width)
+            v_zeros = Expand (zero_value, v_flat_shape)
+            v_flat = ScatterND (v_zeros, places, v)
+
+            q_heads_count = Constant <value_int: int = @q_num_heads> ()
+            q_heads_vector = Reshape (q_heads_count, minus_one)
+            q_shape = Concat <axis = 0> (batch, sequence, q_heads_vector, minus_one)
+            kv_heads_count = Constant <value_int: int = @kv_num_heads> ()
+            kv_heads_vector = Reshape (kv_heads_count, minus_one)
+            kv_shape = Concat <axis = 0> (batch, sequence, kv_heads_vector, minus_one)
+            q_split = Reshape (q_flat, q_shape)
+            k_split = Reshape (k_flat, kv_shape)
+            v_split = Reshape (v_flat, kv_shape)
+            q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
+            k_heads = Transpose <perm = [0, 2, 1, 3]> (k_split)
+            v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
+            c_heads = Attention <scale: float = @scale> (q_heads, k_heads, v_heads, attn_mask)
+            c_split = Transpose <perm = [0, 2, 1, 3]> (c_heads)
+            join_shape = Concat <axis = 0> (keep_two, minus_one)
+            joined = Reshape (c_split, join_shape)
+            c_width = Shape <start = 2> (joined)
+            flat_shape = Concat <axis = 0> (positions, c_width)
+            padded = Reshape (joined, flat_shape)
+            context = Gather <axis = 0> (padded, index)
+        }
+        """,
+        shape_rule=_varlen_shapes,
+        flops=_masked_varlen_flops,
+        dtype_rule=lambda dtypes: [dtypes[0]],
+    )
+)

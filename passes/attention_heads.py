@@ -17,6 +17,7 @@ from .matching import (
     only_consumer,
     permutation,
     rank,
+    same_dim,
 )
 from .rewriter import GraphBuilder, Rewriter
 
@@ -91,7 +92,7 @@ def _before_repeat(value: ir.Value | None) -> ir.Value | None:
         return None
     kept = [wide.shape[axis] for axis in (0, 3, 4)]
     for other in (source.shape, value.shape):
-        if other is None or not all(map(_equal, kept, (other[axis] for axis in (0, 2, 3)))):
+        if other is None or not all(map(same_dim, kept, (other[axis] for axis in (0, 2, 3)))):
             return None
     return source
 
@@ -168,10 +169,4 @@ def _same_leading(before: ir.Value | None, after: ir.Value) -> bool:
     if before is None or before.shape is None or after.shape is None:
         return False
     pairs = list(zip(before.shape, after.shape, strict=False))[:2]
-    return len(pairs) == 2 and all(_equal(a, b) for a, b in pairs)
-
-
-def _equal(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
-    if isinstance(left, int) or isinstance(right, int):
-        return left == right
-    return left.value is not None and left.value == right.value
+    return len(pairs) == 2 and all(same_dim(a, b) for a, b in pairs)

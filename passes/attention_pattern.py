@@ -52,6 +52,7 @@ class AttentionMatch:
         empty_rows_are_zero: whether rows whose keys are all masked give zeros (torch's guard
             against NaN) and not the mean of the values.
         nodes: the matched nodes, first to last.
+        softcap: scores are bent to ``softcap * tanh(scores / softcap)`` before masking; 0: not.
     """
 
     query: ir.Value
@@ -61,6 +62,7 @@ class AttentionMatch:
     masks: list[MaskTerm]
     empty_rows_are_zero: bool
     nodes: list[ir.Node]
+    softcap: float = 0.0
 
 
 def match_attention(context: ir.Node) -> AttentionMatch | None:
@@ -86,7 +88,7 @@ def match_attention(context: ir.Node) -> AttentionMatch | None:
     if any(_used_outside(node.outputs[0], nodes) for node in inner):
         raise NoMatch("the attention probabilities are used elsewhere")
     masks: list[MaskTerm] = []
-    scale, scores = _match_scores(softmax.inputs[0], masks, nodes)
+    scale, softcap, scores = _match_scores(softmax.inputs[0], masks, nodes)
     query, query_scale = _peel_scale(scores.inputs[0], nodes)
     key, key_scale = _peel_scale(scores.inputs[1], nodes)
     return AttentionMatch(
@@ -97,6 +99,7 @@ def match_attention(context: ir.Node) -> AttentionMatch | None:
         masks=masks,
         empty_rows_are_zero=guarded,
         nodes=list(reversed(nodes)),
+        softcap=softcap,
     )
 
 
@@ -149,23 +152,32 @@ def _used_outside(value: ir.Value, nodes: list[ir.Node]) -> bool:
 
 def _match_scores(
     value: ir.Value | None, masks: list[MaskTerm], nodes: list[ir.Node]
-) -> tuple[float, ir.Node]:
-    """Walk from the softmax's operand to the ``MatMul`` of query and key."""
-    scale = 1.0
+) -> tuple[float, float, ir.Node]:
+    """Walk from the softmax's operand to the ``MatMul`` of query and key: scale, softcap, it."""
+    scale, softcap = 1.0, 0.0
     while True:
-        node = made_by(value, "MatMul", "Add", "Mul", "Div", "Where", "Identity")
+        node = made_by(value, "MatMul", "Add", "Mul", "Div", "Where", "Identity", "Tanh")
         if node is None:
             raise NoMatch("the softmax's operand does not lead to a MatMul of query and key")
         nodes.append(node)
         if node.op_type == "MatMul":
-            return scale, node
+            return scale, softcap, node
         if node.op_type in ("Mul", "Div"):
             value, factor = _split_scale(node)
             scale *= factor
             continue
+        if node.op_type == "Tanh":
+            if softcap or scale <= 0:
+                raise NoMatch(
+                    "a Tanh on the scores is no soft-capping: softcap * tanh(x / softcap)"
+                )
+            softcap, value = scale, node.inputs[0]
+            continue
         if node.op_type == "Identity":
             value = node.inputs[0]
             continue
+        if softcap:
+            raise NoMatch("the mask is added before soft-capping, which would bend it too")
         if scale != 1.0:
             raise NoMatch("a scale is applied after the mask, so that it scales the mask too")
         value, mask = _split_mask(node)
@@ -208,7 +220,7 @@ def _leads_to_matmul(value: ir.Value) -> bool:
     """Whether scores, not a mask, flow through ``value``: a rank-4 MatMul is behind it."""
     current: ir.Value | None = value
     for _ in range(8):
-        node = made_by(current, "MatMul", "Mul", "Div", "Add", "Where", "Identity")
+        node = made_by(current, "MatMul", "Mul", "Div", "Add", "Where", "Identity", "Tanh")
         if node is None:
             return False
         if node.op_type == "MatMul":

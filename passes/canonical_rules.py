@@ -9,6 +9,7 @@ from .canonical_elementwise import (
     remove_neutral_operand,
 )
 from .canonical_gathers import gather_nd_of_ranges, gather_of_flat_ranges
+from .canonical_heads import unfold_heads
 from .canonical_shapes import (
     flatten_to_reshape,
     merge_unsqueezes,
@@ -30,7 +31,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Gather": (gather_of_flat_ranges,),
     "GatherND": (gather_nd_of_ranges,),
     "Mul": (remove_neutral_operand,),
-    "Reshape": (transpose_through_reshapes, remove_reshape),
+    "Reshape": (transpose_through_reshapes, remove_reshape, unfold_heads),
     "Slice": (remove_slice,),
     "Squeeze": (remove_unsqueeze_pair,),
     "Sub": (remove_neutral_operand,),

@@ -14,8 +14,11 @@ from dechaff.ir import DOMAIN, ModelRejectedError, Module
 from .canonical_rules import RULES
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
+from .subgraph_outputs import OwnSubgraphOutputs
 
 _MAX_SWEEPS = 16
+_ALL_BYTES = 4 * 2**30
+_SMALL_BYTES = 2**16
 _MAX_INLINED_NODES = 1_000_000
 _RANDOM_OPS = frozenset(["Bernoulli", "Dropout"])
 """Operators that give another result each time and that the library's CSE would merge."""
@@ -79,8 +82,10 @@ class Canonicalize(Pass):
                 any model has, or import another opset than the model.
         """
         _inline_functions(module, rewriter)
-        for _ in range(_MAX_SWEEPS):
-            changed = _clean_up(module, rewriter)
+        for sweep in range(_MAX_SWEEPS):
+            # Rules make small constants only: the weights are read and compared once.
+            compared = _ALL_BYTES if sweep == 0 else _SMALL_BYTES
+            changed = _clean_up(module, rewriter, compared)
             rewriter.infer_shapes()
             changed += _apply_node_rules(module, rewriter)
             changed += rewriter.apply_rules(_LIBRARY_RULES, note_misses=False)
@@ -89,6 +94,7 @@ class Canonicalize(Pass):
         else:
             rewriter.note(f"canonicalize: rules still fire after {_MAX_SWEEPS} sweeps; it stops")
         rewriter.run("fix-outputs", common_passes.OutputFixPass())
+        rewriter.run("own-subgraph-outputs", OwnSubgraphOutputs())
 
 
 def _inline_functions(module: Module, rewriter: Rewriter) -> None:
@@ -123,14 +129,23 @@ def _expanded_size(module: Module) -> int:
     return sum(sizes.get(node.op_identifier(), 1) for node in module.nodes())
 
 
-def _clean_up(module: Module, rewriter: Rewriter) -> int:
-    """The library's clean-up passes, each recorded if it changed something."""
+def _clean_up(module: Module, rewriter: Rewriter, compared_bytes: int) -> int:
+    """The library's clean-up passes, each recorded if it changed something.
+
+    Args:
+        module: the module.
+        rewriter: what all edits go through.
+        compared_bytes: size up to which constants are read and merged with equal ones.
+    """
     steps: list[tuple[str, ir.passes.InPlacePass]] = [
         (
             "lift-constants",
             common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         ),
-        ("merge-equal-initializers", common_passes.DeduplicateHashedInitializersPass()),
+        (
+            "merge-equal-initializers",
+            common_passes.DeduplicateHashedInitializersPass(size_limit=compared_bytes),
+        ),
         ("remove-identities", common_passes.IdentityEliminationPass()),
     ]
     if _is_deterministic(module):

@@ -15,7 +15,7 @@ from .attention_pattern import (
     key_before_transpose,
     match_attention,
 )
-from .matching import is_op, rank
+from .matching import is_op, rank, same_dim
 from .pass_base import Numerics, Pass
 from .rewriter import GraphBuilder, Rewriter
 
@@ -103,9 +103,10 @@ def _fuse(context: ir.Node, rewriter: Rewriter) -> None:
     with rewriter.rewrite(_FUSE, found.nodes) as builder:
         mask = _build_mask(found, builder)
         inputs = [found.query, _key(found, builder), found.value]
-        attention = builder.op(
-            "Attention", inputs if mask is None else [*inputs, mask], {"scale": found.scale}
-        )
+        attributes = {"scale": found.scale}
+        if found.softcap:
+            attributes["softcap"] = found.softcap
+        attention = builder.op("Attention", inputs if mask is None else [*inputs, mask], attributes)
         builder.replace(context.outputs[0], attention)
 
 
@@ -127,9 +128,24 @@ def _build_mask(found: AttentionMatch, builder: GraphBuilder) -> ir.Value | None
         total = builder.op("Add", [total, term])
     if any(term.fill is None for term in found.masks):
         total = _raised(total, found, builder)
-    if total.shape is not None and rank(total) == 4 and static_dim(total.shape[2]) != 1:
+    if _is_written_out(total, found):
         return total
-    return builder.op("Expand", [total, _mask_shape(found.query, builder)])
+    return builder.op("Expand", [total, _mask_shape(total, found, builder)])
+
+
+def _is_written_out(mask: ir.Value, found: AttentionMatch) -> bool:
+    """Whether the runtime takes the mask: its query dimension is there, and that of the keys."""
+    if mask.shape is None or rank(mask) != 4 or static_dim(mask.shape[2]) == 1:
+        return False
+    return _has_key_length(mask, found)
+
+
+def _has_key_length(mask: ir.Value, found: AttentionMatch) -> bool:
+    """Whether the last dimension is surely the keys', and not 1 to be broadcast over them."""
+    keys = found.key_transposed
+    if not mask.shape or not keys.shape:
+        return False
+    return same_dim(mask.shape[-1], keys.shape[-1])
 
 
 def _raised(mask: ir.Value, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
@@ -142,12 +158,15 @@ def _raised(mask: ir.Value, found: AttentionMatch, builder: GraphBuilder) -> ir.
     return builder.op("Where", [forbidden, mask, raised])
 
 
-def _mask_shape(query: ir.Value, builder: GraphBuilder) -> ir.Value:
-    """``[1, 1, Sq, 1]``, which writes out the query dimension and leaves the others."""
-    length = builder.op("Shape", [query], {"start": 2, "end": 3})
+def _mask_shape(mask: ir.Value, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
+    """``[1, 1, Sq, 1]``, or ``[1, 1, Sq, Sk]`` where the mask is not as long as the keys are."""
+    length = builder.op("Shape", [found.query], {"start": 2, "end": 3})
     leading = builder.constant(np.array([1, 1], np.int64), "leading")
-    one = builder.constant(np.array([1], np.int64), "one")
-    return builder.op("Concat", [leading, length, one], {"axis": 0})
+    if _has_key_length(mask, found):
+        last = builder.constant(np.array([1], np.int64), "one")
+    else:
+        last = builder.op("Shape", [found.key_transposed], {"start": 3, "end": 4})
+    return builder.op("Concat", [leading, length, last], {"axis": 0})
 
 
 def _additive(term: MaskTerm, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:

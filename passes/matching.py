@@ -130,3 +130,10 @@ def first_user(value: ir.Value, *op_types: str) -> ir.Node | None:
 def sizes_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The shape of a constant, without reading the constant."""
     return tuple(size for size in tensor.shape if isinstance(size, int))
+
+
+def same_dim(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
+    """Whether two dimensions are surely of the same size."""
+    if isinstance(left, int) or isinstance(right, int):
+        return left == right
+    return left.value is not None and left.value == right.value

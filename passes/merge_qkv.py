@@ -130,7 +130,9 @@ def _plan(module: Module, rewriter: Rewriter) -> list[_Group]:
 
 
 def _is_attention(node: ir.Node) -> bool:
-    return is_op(node, "Attention") or (node.domain, node.op_type) == (DOMAIN, "VarlenAttention")
+    return is_op(node, "Attention") or (
+        node.domain == DOMAIN and node.op_type in ("VarlenAttention", "MaskedVarlenAttention")
+    )
 
 
 def _projections(attention: ir.Node, rewriter: Rewriter) -> Iterator[_Projection]:

@@ -177,9 +177,9 @@ def _run_one(module: Module, step: Pass, before: GraphSize, limit: int | None) -
 
 
 def tidy(module: Module) -> None:
-    """Remove what nothing uses, sort, attach dialect functions, fill in shapes."""
+    """Sort, remove what nothing uses, attach dialect functions, fill in shapes."""
     attach_functions(module)
+    module.graph.sort()  # first: unused nodes are found from the end backwards
     common_passes.RemoveUnusedNodesPass()(module.model)
     common_passes.RemoveUnusedFunctionsPass()(module.model)  # type: ignore[no-untyped-call]
-    module.graph.sort()
     infer_shapes(module)

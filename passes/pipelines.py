@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .canonicalize import Canonicalize
+from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
 from .fuse_bias_gelu import FuseBiasGelu
@@ -21,6 +22,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseAttention,
     RemovePadding,
     MergeQkv,
+    FoldAttentionBias,
     FuseSkipNormalization,
     FuseBiasGelu,
 )
@@ -35,6 +37,7 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
         FuseLayerNormalization,
         FuseAttention,
         RemovePadding,
+        FoldAttentionBias,
         FuseSkipNormalization,
         FuseBiasGelu,
     ),

@@ -9,11 +9,12 @@ import onnx_ir as ir
 from dechaff.ir import Module, ValidPositions
 
 from .matching import rank
+from .padding.flow import Escape, TokenFlow
 from .padding.layouts import same_size
 from .padding.mask_facts import MaskFacts
 from .padding.packer import Packer
 from .padding.placement import Placement, place
-from .padding.token_flow import Escape, TokenFlow, analyze
+from .padding.token_flow import analyze
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
 

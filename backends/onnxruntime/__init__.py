@@ -1,7 +1,22 @@
 """IR to ONNX Runtime on CPU: kernels that the installed runtime has, lowering, sessions."""
 
+from .attention_timing import AttentionSizes, attention_sizes, time_attention
 from .kernels import has_kernel
 from .lowering import TARGETS, lower
+from .processor import machine_name
 from .session import Session
+from .session_settings import SessionSettings
+from .varlen_attention import AttentionKernel
 
-__all__ = ["TARGETS", "Session", "has_kernel", "lower"]
+__all__ = [
+    "TARGETS",
+    "AttentionKernel",
+    "AttentionSizes",
+    "Session",
+    "SessionSettings",
+    "attention_sizes",
+    "has_kernel",
+    "lower",
+    "machine_name",
+    "time_attention",
+]

@@ -6,6 +6,7 @@ declines, is replaced by its reference function, so every module can be lowered.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -16,8 +17,10 @@ from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shape
 from dechaff.passes import Rewriter
 
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu, lower_skip_normalization
+from .masked_varlen_attention import lower_masked_varlen_attention
 from .packing_kernels import lower_pack
-from .varlen_attention import LOWERED_DOMAIN, lower_varlen_attention
+from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
+from .varlen_functions import LOWERED_DOMAIN
 
 Target = Literal["cpu", "portable"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -34,6 +37,7 @@ _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
 """To contrib operators; for the target ``cpu`` only."""
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
+    "MaskedVarlenAttention": lower_masked_varlen_attention,
     "Pack": lower_pack,
     "VarlenAttention": lower_varlen_attention,
 }
@@ -49,13 +53,16 @@ def lowering_kinds(op_type: str) -> tuple[str, ...]:
     return tuple(kind for kind, known in names.items() if op_type in known)
 
 
-def lower(module: Module, target: str = "cpu") -> Module:
+def lower(
+    module: Module, target: str = "cpu", *, attention: AttentionKernel = ATTENTION_KERNELS[0]
+) -> Module:
     """A copy of the module in which no dialect operator is left.
 
     Args:
         module: any module; it is not changed.
         target: ``cpu`` may use ONNX Runtime's contrib operators where the installed runtime has
             the kernel; ``portable`` emits standard ONNX operators only.
+        attention: how packed sequences of several lengths are attended to, ``rows`` or ``padded``.
 
     Raises:
         UsageError: there is no such target.
@@ -65,7 +72,12 @@ def lower(module: Module, target: str = "cpu") -> Module:
     lowered = module.clone()
     attach_functions(lowered)
     rewriter = Rewriter(lowered)
-    rows = {**_STANDARD_LOWERINGS, **(_RUNTIME_LOWERINGS if target == "cpu" else {})}
+    attend: NodeLowering = functools.partial(lower_varlen_attention, kernel=attention)
+    rows: dict[str, NodeLowering] = {
+        **_STANDARD_LOWERINGS,
+        "VarlenAttention": attend,
+        **(_RUNTIME_LOWERINGS if target == "cpu" else {}),
+    }
     for node in list(lowered.nodes()):
         row = rows.get(node.op_type) if node.domain == DOMAIN else None
         if row is not None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from dechaff.ir import DechaffError, Module, attach_functions
 
-from .threads import usable_cores
+from .session_settings import SessionSettings
 
 _SHARED_WEIGHT_BYTES = 1024
 """Weights of at least this size are handed to the runtime in place, not through the protobuf."""
@@ -34,14 +34,18 @@ class Session:
     """
 
     def __init__(
-        self, module: Module, *, graph_optimizations: bool = True, threads: int | None = None
+        self,
+        module: Module,
+        *,
+        graph_optimizations: bool = True,
+        settings: SessionSettings | None = None,
     ) -> None:
         """Load the module.
 
         Args:
             module: a module; its dialect operators run as their reference functions.
             graph_optimizations: whether the runtime may rewrite the graph too; off for a reference.
-            threads: threads to run on; the usable physical cores if None.
+            settings: threads, affinity and memory; the defaults if None.
 
         Raises:
             RuntimeFailedError: the runtime rejects the model; the message is the runtime's own.
@@ -50,8 +54,7 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised; the runtime need not print them too
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
+        (settings or SessionSettings()).apply_to(options)
         if not graph_optimizations:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             # A weight packed ahead is summed in another order than one that is computed; and a

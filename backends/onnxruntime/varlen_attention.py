@@ -10,237 +10,145 @@ So the bounds of rows are computed outside, once for all layers; tokens keep a b
 end to end; merged query, key and value are cut row by row in cache and never split in memory; and
 the selection of keys, needed only where padding was kept, stands in a branch of its own. Sequences
 of one length, a single one among them, need neither loop nor copies: packed tokens are then the
-padded layout already.
+padded layout already. They take that shape before the branch, since a Reshape in it would copy.
+
+One sequence may be too little work for many cores. The kernel ``padded`` therefore pads the rows to
+the longest again, for the attention alone, and attends to all at once under a mask; which of the
+two is faster on a machine is measured, see ``attention_timing``.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import onnx.parser
 import onnx_ir as ir
 
-from dechaff.ir import constant_value
+from dechaff.ir import constant_value, static_dim
 from dechaff.passes import GraphBuilder, Rewriter
 
-LOWERED_DOMAIN = "dechaff.lowered"
-"""Domain of functions that exist between lowering and inlining only."""
+from .varlen_functions import LOWERED_DOMAIN, AttentionVariant
 
-_ATTRIBUTES = """q_num_heads: int = @q_num_heads, kv_num_heads: int = @kv_num_heads,
-                scale: float = @scale, is_causal: int = @is_causal"""
+AttentionKernel = Literal["rows", "padded"]
+"""How sequences of several lengths are attended to: one by one, or padded to the longest."""
 
-_FUNCTION = """
-<domain: "dechaff.lowered", opset_import: ["" : 23]>
-{name} <q_num_heads, kv_num_heads, scale, is_causal> ({operands}) => (context)
-{{
-    axis_0 = Constant <value = int64[1] {{0}}> ()
-    axis_1 = Constant <value = int64[1] {{1}}> ()
-    minus_one = Constant <value = int64[1] {{-1}}> ()
-    many = Constant <value = int64[1] {{9223372036854775807}}> ()
-    none = Constant <value = int64 {{0}}> ()
-    true = Constant <value = bool {{1}}> ()
+ATTENTION_KERNELS: tuple[AttentionKernel, ...] = get_args(AttentionKernel)
 
-    starts = Slice (cu_seqlens_q, axis_0, minus_one, axis_0)
-    ends = Slice (cu_seqlens_q, axis_1, many, axis_0)
-    lengths = Sub (ends, starts)
-    found = NonZero (lengths)
-    rows = Reshape (found, minus_one)
-    count = Size (rows)
-    starts_column = Unsqueeze (starts, axis_1)
-    ends_column = Unsqueeze (ends, axis_1)
-    row_starts = Gather <axis = 0> (starts_column, rows)
-    row_ends = Gather <axis = 0> (ends_column, rows)
-
-    token_count = ReduceSum <keepdims = 0> (lengths)
-    longest = ReduceMax <keepdims = 1> (lengths)
-    row_tokens = Mul (longest, count)
-    full_rows = Equal (row_tokens, token_count)
-    some_tokens = Greater (token_count, none)
-    one_length_vector = And (full_rows, some_tokens)
-    one_length = Squeeze (one_length_vector)
-    {prepare}
-    context_shape = Concat <axis = 0> (minus_one, width)
-    context = If ({at_once}) <
-        then_branch = rows_of_one_length () => (context_at_once) {{
-            {cut_at_once}
-            context_rows = Attention <{attributes}> (q_rows, k_rows, v_rows)
-            context_at_once = Reshape (context_rows, context_shape)
-        }},
-        else_branch = row_by_row () => (context_by_row) {{
-            {nothing}
-            nothing = SequenceConstruct (no_context)
-            {run}
-            joined = ConcatFromSequence <axis = 1> (contexts)
-            context_by_row = Reshape (joined, context_shape)
-        }}
-    >
-}}
-"""
-
-_LOOP = """
-    {contexts} = Loop (count, true, nothing) <body = {name}
-        (int64 row_{name}, bool going_{name}, before_{name})
-            => (bool go_on_{name}, after_{name}) {{
-            go_on_{name} = Identity (going_{name})
-            q_start_{name} = Gather <axis = 0> (row_starts, row_{name})
-            q_end_{name} = Gather <axis = 0> (row_ends, row_{name})
-            {cut}
-            context_{name} = Attention <{attributes}> (q_{name}, {k}_{name}, {v}_{name})
-            after_{name} = SequenceInsert (before_{name}, context_{name})
-        }}
-    >
-"""
-
-_CUT_SEPARATE = """
-            q_{name} = Slice (q, q_start_{name}, q_end_{name}, axis_1)
-            k_{name} = Slice (k, q_start_{name}, q_end_{name}, axis_1)
-            v_{name} = Slice (v, q_start_{name}, q_end_{name}, axis_1)
-"""
-_CUT_MERGED = """
-            qkv_{name} = Slice (qkv, q_start_{name}, q_end_{name}, axis_1)
-            q_{name}, k_{name}, v_{name} = Split <axis = 2> (qkv_{name}, widths)
-"""
-_SELECT_KEYS = """
-            k_start_{name} = Gather <axis = 0> (key_starts, row_{name})
-            k_end_{name} = Gather <axis = 0> (key_ends, row_{name})
-            listed_{name} = Slice (key_index, k_start_{name}, k_end_{name}, axis_0)
-            own_{name} = Sub (listed_{name}, q_start_{name})
-            kept_k_{name} = Gather <axis = 1> (k_{name}, own_{name})
-            kept_v_{name} = Gather <axis = 1> (v_{name}, own_{name})
-"""
-_AT_ONCE_SEPARATE = """
-            q_rows = Reshape (q, q_grid)
-            k_rows = Reshape (k, kv_grid)
-            v_rows = Reshape (v, kv_grid)
-"""
-_AT_ONCE_MERGED = """
-            qkv_rows = Reshape (qkv, qkv_grid)
-            q_rows, k_rows, v_rows = Split <axis = 2> (qkv_rows, widths)
-"""
-
-_NOTHING_SEPARATE = "no_context = Slice (q, axis_0, axis_0, axis_1)"
-_NOTHING_MERGED = """
-            no_tokens = Slice (qkv, axis_0, axis_0, axis_1)
-            no_context, no_keys, no_values = Split <axis = 2> (no_tokens, widths)
-"""
-
-_PREPARE_SEPARATE = """
-    width = Shape <start = 2> (q)
-    kv_width = Shape <start = 2> (k)
-    q_grid = Concat <axis = 0> (minus_one, longest, width)
-    kv_grid = Concat <axis = 0> (minus_one, longest, kv_width)
-"""
-_PREPARE_MERGED = """
-    width = Slice (widths, axis_0, axis_1, axis_0)
-    qkv_width = Shape <start = 2> (qkv)
-    qkv_grid = Concat <axis = 0> (minus_one, longest, qkv_width)
-"""
-_PREPARE_KEYS = """
-    k_starts = Slice (cu_seqlens_k, axis_0, minus_one, axis_0)
-    k_ends = Slice (cu_seqlens_k, axis_1, many, axis_0)
-    k_starts_column = Unsqueeze (k_starts, axis_1)
-    k_ends_column = Unsqueeze (k_ends, axis_1)
-    key_starts = Gather <axis = 0> (k_starts_column, rows)
-    key_ends = Gather <axis = 0> (k_ends_column, rows)
-    key_count = Size (key_index)
-    all_are_keys = Equal (key_count, token_count)
-    one_length_of_keys = And (one_length, all_are_keys)
-"""
-
-_BRANCHES = """
-    contexts = If (all_are_keys) <
-        then_branch = every_token_is_a_key () => (contexts_all) {{ {all_keys} }},
-        else_branch = padding_was_kept () => (contexts_listed) {{ {listed_keys} }}
-    >
-"""
+_FRONT = {"axis": 0}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Variant:
-    """What is known of the operands.
-
-    Attributes:
-        merged: query, key and value are the parts of one ``Split``, in order.
-        all_keys: every token is a key.
-    """
-
-    merged: bool
-    all_keys: bool
-
-    @property
-    def name(self) -> str:
-        operands = "Merged" if self.merged else "Separate"
-        return f"Attend{operands}{'All' if self.all_keys else 'Listed'}"
-
-    def text(self) -> str:
-        operands = "qkv, widths, cu_seqlens_q" if self.merged else "q, k, v, cu_seqlens_q"
-        prepare = _PREPARE_MERGED if self.merged else _PREPARE_SEPARATE
-        run = self._loop("all", "contexts")
-        if not self.all_keys:
-            operands, prepare = f"{operands}, key_index, cu_seqlens_k", prepare + _PREPARE_KEYS
-            run = _BRANCHES.format(
-                all_keys=self._loop("all", "contexts_all"),
-                listed_keys=self._loop("listed", "contexts_listed", select=True),
-            )
-        return _FUNCTION.format(
-            name=self.name,
-            operands=operands,
-            prepare=prepare,
-            run=run,
-            nothing=_NOTHING_MERGED if self.merged else _NOTHING_SEPARATE,
-            at_once="one_length" if self.all_keys else "one_length_of_keys",
-            cut_at_once=_AT_ONCE_MERGED if self.merged else _AT_ONCE_SEPARATE,
-            attributes=_ATTRIBUTES,
-        )
-
-    def _loop(self, name: str, contexts: str, select: bool = False) -> str:
-        cut = (_CUT_MERGED if self.merged else _CUT_SEPARATE) + (_SELECT_KEYS if select else "")
-        return _LOOP.format(
-            name=name,
-            contexts=contexts,
-            cut=cut.format(name=name),
-            k="kept_k" if select else "k",
-            v="kept_v" if select else "v",
-            attributes=_ATTRIBUTES,
-        )
-
-
-def lower_varlen_attention(node: ir.Node, rewriter: Rewriter) -> bool:
-    """To a call of the function that fits the operands; the caller inlines it."""
-    if node.inputs[0] is None or not _contexts_are_as_wide_as_queries(node):
+def lower_varlen_attention(
+    node: ir.Node, rewriter: Rewriter, kernel: AttentionKernel = "rows"
+) -> bool:
+    """To calls of the functions that fit the operands; the caller inlines them."""
+    if node.inputs[0] is None or not contexts_are_as_wide_as_queries(node):
         return False
     split = _common_split(node)
-    variant = _Variant(merged=split is not None, all_keys=_all_tokens_are_keys(node))
-    model = rewriter.module.model
-    function = ir.serde.deserialize_function(onnx.parser.parse_function(variant.text()))
-    model.functions.setdefault(function.identifier(), function)
-    model.graph.opset_imports[LOWERED_DOMAIN] = 1
+    all_keys = _all_tokens_are_keys(node)
+    variant = AttentionVariant(
+        merged=split is not None,
+        all_keys=all_keys,
+        padded=kernel == "padded" and all_keys,
+        causal=node.attributes["is_causal"].as_int() == 1,
+    )
+    define(variant.bounds_text(), rewriter)
+    define(variant.attend_text(), rewriter)
     with rewriter.rewrite("lower-varlen-attention", [node]) as builder:
-        if split is not None:
-            tokens = [_with_batch_axis(split.inputs[0], builder), split.inputs[1]]
-        else:
-            tokens = [_with_batch_axis(value, builder) for value in node.inputs[:3]]
-        layout = node.inputs[3:4] if variant.all_keys else node.inputs[3:]
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        context = builder.op(variant.name, [*tokens, *layout], attributes, domain=LOWERED_DOMAIN)
+        grid, *bounds = _row_bounds(node, variant, builder)
+        widths = [] if split is None else [split.inputs[1]]
+        keys = [] if all_keys else [node.inputs[4]]
+        context = attend_in_rows(
+            node,
+            variant.attend_name,
+            bounds,
+            _tokens(node, split),
+            [*widths, *keys],
+            grid,
+            builder,
+        )
         builder.replace(node.outputs[0], context)
     return True
 
 
-def _with_batch_axis(tokens: ir.Value | None, builder: GraphBuilder) -> ir.Value:
-    """``[T, D]`` as ``[1, T, D]``, a bias added behind that and not before.
+def attend_in_rows(
+    node: ir.Node,
+    function: str,
+    before: Sequence[ir.Value | None],
+    tokens: Sequence[ir.Value | None],
+    after: Sequence[ir.Value | None],
+    grid: ir.Value,
+    builder: GraphBuilder,
+) -> ir.Value:
+    """A call of a function that attends within rows, with packed tokens in and out.
 
-    Between the product and its bias, the axis keeps the runtime from making a ``Gemm`` of the two,
-    which takes longer than both.
+    Args:
+        node: the attention; the function has its attributes.
+        function: name of the function.
+        before: operands in front of the tokens.
+        tokens: packed values ``[T, D]``, which become rows.
+        after: operands behind the tokens.
+        grid: the first two sizes of rows.
+        builder: where to.
     """
-    front = builder.constant(np.array([0], np.int64), "axis_0")
+    rows = [_in_rows(value, grid, builder) for value in tokens]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    operands = [*before, *rows, *after]
+    context = builder.op(function, operands, attributes, domain=LOWERED_DOMAIN)
+    minus_one = builder.constant(np.array([-1], np.int64), "minus_one")
+    shape = builder.op("Concat", [minus_one, _width(node.inputs[0], builder)], _FRONT)
+    return builder.op("Reshape", [context, shape])
+
+
+def define(text: str, rewriter: Rewriter) -> None:
+    """Give the module a function, unless it has it."""
+    model = rewriter.module.model
+    function = ir.serde.deserialize_function(onnx.parser.parse_function(text))
+    model.functions.setdefault(function.identifier(), function)
+    model.graph.opset_imports[LOWERED_DOMAIN] = 1
+
+
+def _row_bounds(
+    node: ir.Node, variant: AttentionVariant, builder: GraphBuilder
+) -> Sequence[ir.Value]:
+    """The grid and the bounds of rows; layers come to share them, as equal computations."""
+    layout = node.inputs[3:4] if variant.all_keys else node.inputs[3:]
+    grid = builder.op(
+        variant.bounds_name, layout, domain=LOWERED_DOMAIN, num_outputs=1 + len(variant.bounds)
+    )
+    maker = grid.producer()
+    assert maker is not None
+    return maker.outputs
+
+
+def _tokens(node: ir.Node, split: ir.Node | None) -> Sequence[ir.Value | None]:
+    """What is cut into rows: query, key and value, or the one value of which they are parts."""
+    return node.inputs[:3] if split is None else split.inputs[:1]
+
+
+def _in_rows(tokens: ir.Value | None, grid: ir.Value, builder: GraphBuilder) -> ir.Value:
+    """``[T, D]`` as ``[rows, length, D]``, a bias added behind that and not before.
+
+    Between the product and its bias, the new shape keeps the runtime from making a ``Gemm`` of the
+    two, which takes longer than both.
+    """
+    shape = builder.op("Concat", [grid, _width(tokens, builder)], _FRONT)
     addition = tokens.producer() if tokens is not None else None
     product = _biased_product(addition)
     if addition is None or product is None:
-        return builder.op("Unsqueeze", [tokens, front])
-    raised = builder.op("Unsqueeze", [product, front])
+        return builder.op("Reshape", [tokens, shape])
+    raised = builder.op("Reshape", [product, shape])
     return builder.op("Add", [raised if v is product else v for v in addition.inputs])
+
+
+def _width(tokens: ir.Value | None, builder: GraphBuilder) -> ir.Value:
+    """The size of the last axis as a vector of one, a constant where it is known."""
+    assert tokens is not None
+    known = static_dim(tokens.shape[1]) if tokens.shape is not None else None
+    if known is not None:
+        return builder.constant(np.array([known], np.int64), "width")
+    return builder.op("Shape", [tokens], {"start": 1})
 
 
 def _biased_product(addition: ir.Node | None) -> ir.Value | None:
@@ -255,7 +163,7 @@ def _biased_product(addition: ir.Node | None) -> ir.Value | None:
     return None
 
 
-def _contexts_are_as_wide_as_queries(node: ir.Node) -> bool:
+def contexts_are_as_wide_as_queries(node: ir.Node) -> bool:
     """Whether values have the head size of queries, so that an empty context is an empty query."""
     query, context = node.inputs[0], node.outputs[0]
     if query is None or query.shape is None or context.shape is None:

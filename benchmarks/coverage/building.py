@@ -27,6 +27,8 @@ def build_model(family: Family) -> torch.nn.Module:
     if hasattr(config, "use_cache"):
         config.use_cache = family.kind == "decoder step"
     torch.manual_seed(_SEED)
+    if getattr(config, "architectures", 0) is None:
+        config.architectures = []  # what transformers expects of some older families
     model: torch.nn.Module = AutoModel.from_config(config).eval()
     # Untrained biases are 0 and scales 1: without noise a rewrite that loses one would not show.
     with torch.no_grad():

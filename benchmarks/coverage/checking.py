@@ -27,7 +27,8 @@ DOORS = ("torch", "onnx18", "onnx23")
 """``torch``: the module itself. ``onnx18``: a file that torch exported at opset 18."""
 
 TARGETS = ("cpu", "portable")
-_ATTENTIONS = ("Attention", "VarlenAttention")
+_PACKED_ATTENTIONS = ("VarlenAttention", "MaskedVarlenAttention")
+_ATTENTIONS = ("Attention", *_PACKED_ATTENTIONS)
 _REASON_LENGTH = 150
 
 
@@ -133,7 +134,7 @@ def _findings(module: Module, records: Sequence[PassRecord]) -> dict[str, Any]:
     return {
         "attentions": sum(node.op_type in _ATTENTIONS for node in nodes),
         "packed_nodes": packed,
-        "packed_attentions": sum(node.op_type == "VarlenAttention" for node in nodes),
+        "packed_attentions": sum(node.op_type in _PACKED_ATTENTIONS for node in nodes),
         "reason": "" if packed else _why_padding_stays(module, removal),
     }
 

@@ -11,7 +11,7 @@ function section(title, ...content) {
 function table(rows) {
   const filled = rows.filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false);
   return filled.length
-    ? element("dl", null, filled.map(([name, value]) => [element("dt", null, name), element("dd", null, typeof value === "string" ? shown(value, 2000) : value)]))
+    ? element("dl", null, filled.map(([name, value]) => [element("dt", null, shown(name, 80)), element("dd", null, typeof value === "string" ? shown(value, 2000) : value)]))
     : null;
 }
 
@@ -29,8 +29,10 @@ function figure(text, sizes, unit) {
   return [element("b", null, value), /[^\d.]/.test(text) ? element("code", { class: "formula" }, shown(text, 600)) : null];
 }
 
-function nodeLink(id, viewer, text = id) {
-  return element("button", { type: "button", class: "link", "data-node": id, onclick: () => viewer.select(id) }, shown(text, 80));
+/** A link to a node: in a certain step, or in the one that is shown, if it has it. */
+function nodeLink(id, viewer, text = id, step = null) {
+  const follow = () => (step ? viewer.go(step.index, id) : viewer.select(id));
+  return element("button", { type: "button", class: "link", "data-node": id, onclick: follow }, shown(text, 80));
 }
 
 function stepLink(step, viewer, id = null) {
@@ -38,10 +40,15 @@ function stepLink(step, viewer, id = null) {
   return element("button", { type: "button", class: "link step-link", onclick: go }, `${step.index}. ${shown(step.name, 60)}`);
 }
 
+/** A sentence of a docstring, in which code stands between doubled backticks. */
+function prose(text) {
+  return shown(text, 600).split("``").map((part, index) => (index % 2 ? element("code", null, part) : part));
+}
+
 function passDetails(viewer, step, comparison) {
   return [
     element("h2", null, shown(step.name, 120)),
-    step.summary && element("p", { class: "summary" }, shown(step.summary, 600)),
+    step.summary && element("p", { class: "summary" }, prose(step.summary)),
     step.undone && element("p", { class: "alarm" }, `Undone: ${shown(step.undone, 1000)}`),
     table([
       ["numerics", step.numerics],
@@ -152,108 +159,4 @@ function runDetails(trace) {
     section("Options", table(Object.entries(trace.options).map(([name, value]) => [name, Array.isArray(value) ? value.join(", ") : value]))),
     section("Versions", table(Object.entries(trace.versions))),
   ];
-}
-
-function groupDetails(viewer, step, group) {
-  const totals = { flops: 0, bytes: 0 };
-  const visit = (inner) => {
-    for (const leaf of inner.leaves) {
-      const node = !leaf.kind && step.graphAfter.nodes.get(leaf.id);
-      if (!node) continue;
-      totals.flops += evaluateFormula(node.flops, viewer.sizes);
-      totals.bytes += evaluateFormula(node.bytes, viewer.sizes);
-    }
-    for (const child of inner.groups.values()) visit(child);
-  };
-  visit(group);
-  return [
-    element("h2", null, shown(group.label, 120)),
-    table([
-      ["module", group.isArtificial ? "" : group.key],
-      ["operators", String(group.size)],
-      ["changes", groupMarks(group)],
-      ["FLOPs", quantity(totals.flops)],
-      ["bytes moved", quantity(totals.bytes, "B")],
-    ]),
-  ];
-}
-
-function interfaceDetails(leaf) {
-  return [element("h2", null, shown(leaf.name, 200)), table([["graph", leaf.kind === "inputs" ? "input" : "output"], ["type", leaf.type]])];
-}
-
-function nodeDetails(viewer, step, leaf) {
-  const { before, after } = leaf;
-  const node = after || before;
-  const graph = after ? step.graphAfter : step.graphBefore;
-  return [
-    element("h2", null, shown(operatorName(node), 120), leaf.status !== "same" && element("span", { class: `badge ${leaf.status}` }, `${MARKS[leaf.status]} ${leaf.status}`)),
-    table([
-      ["name", leaf.id],
-      ["module", node.path],
-      ["inside", node.body],
-      ["FLOPs", figure(node.flops, viewer.sizes)],
-      ["bytes moved", figure(node.bytes, viewer.sizes, "B")],
-    ]),
-    leaf.status === "changed" || leaf.status === "rewired" ? section("What changed", changeLines(before, after)) : null,
-    section("Results", operandList(viewer, graph, (node.outputs || []).map(([name]) => name), node)),
-    section("Operands", operandList(viewer, graph, node.inputs || [], null)),
-    section("Attributes", table(Object.entries(node.attributes || {}))),
-    provenanceSection(viewer, step, leaf.id, node),
-  ];
-}
-
-function changeLines(before, after) {
-  return [element("pre", { class: "removed" }, `− ${shown(nodeText(before), 1500)}`), element("pre", { class: "added" }, `+ ${shown(nodeText(after), 1500)}`)];
-}
-
-function operandList(viewer, graph, names, maker) {
-  if (!names.length) return null;
-  return listed(names, (name) => {
-    if (!name) return element("span", { class: "more" }, "left out");
-    const weight = graph.weights.get(name);
-    const use = viewer.valuesOf(graph).get(name) || { type: "", producer: null, consumers: [] };
-    const others = maker ? use.consumers : [use.producer].filter(Boolean);
-    return [
-      element("code", null, shown(name, 120)),
-      element("small", null, shown(weight ? weight.type : use.type, 200)),
-      others.length ? element("div", { class: "links" }, maker ? "to " : "from ", others.slice(0, 12).map((id) => nodeLink(id, viewer))) : null,
-      weight && element("small", { class: "statistics" }, weightText(weight)),
-    ];
-  });
-}
-
-function weightText(weight) {
-  if (weight.values) return shown(weight.values, 200);
-  if (weight.digest === undefined) return "computed when the model is saved";
-  const parts = ["min", "max", "mean", "std"].filter((key) => weight[key] !== undefined).map((key) => `${key} ${Number(weight[key].toPrecision(3))}`);
-  if (weight.zeros) parts.push(`${(100 * weight.zeros).toPrecision(2)} % zeros`);
-  if (weight.sampled) parts.push(`of ${quantity(weight.sampled)} sampled`);
-  return `${parts.join(" · ")} · digest ${shown(weight.digest, 16)}`;
-}
-
-function provenanceSection(viewer, step, id, node) {
-  const { steps } = viewer;
-  const maker = makerOf(id, steps, step.index);
-  const instance = maker && maker.rewrite && rewriteInstance(maker.step, maker.rewrite);
-  const lines = sourceLines(id, node, steps);
-  const links = (ids) => element("div", { class: "links" }, ids.slice(0, 24).map((other) => nodeLink(other, viewer)), ids.length > 24 ? ` and ${ids.length - 24} more` : null);
-  return section(
-    "Provenance",
-    table([
-      ["made by", maker ? stepLink(maker.step, viewer, id) : steps[0].graphAfter.nodes.has(id) ? "imported with the model" : ""],
-      ["rule", node.rule],
-      ["took the place of", instance && instance.gone.length > 0 && links(instance.gone)],
-      ["together with", instance && instance.made.length > 1 && links(instance.made.filter((other) => other !== id))],
-      ["stands for", links([...originsOf(id, node)])],
-      ["source", lines.join("\n")],
-    ]),
-    element(
-      "ol",
-      { class: "lineage" },
-      lineageOf(id, node, steps).map((stage) =>
-        element("li", { class: stage.step.index === step.index ? "now" : null }, stepLink(stage.step, viewer, stage.ids[0] || null), stage.ids.length ? links(stage.ids) : element("span", { class: "more" }, " gone"))
-      )
-    )
-  );
 }

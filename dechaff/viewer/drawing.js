@@ -19,29 +19,32 @@ function presentIn(status, side) {
   return side === "both" || status !== (side === "before" ? "added" : "removed");
 }
 
-function drawLevel(level, side, onPick) {
-  const wires = level.wires.map((wire) => drawWire(wire, side)).filter(Boolean);
-  const boxes = level.boxes.map((vertex) => drawItem(vertex, side, onPick));
+function drawLevel(level, side, errors) {
+  const wires = level.wires.map((wire) => drawWire(wire, side));
+  const boxes = level.boxes.map((vertex) => drawItem(vertex, side, errors));
   return [shape("g", { class: "wires" }, wires), boxes];
 }
 
+const WIRE_STATUS = { 1: "removed", 2: "added", 3: "same" };
+const SIDE_BITS = { before: 1, after: 2, both: 3 };
+
+/** The parts of a wire that a pane's graph has; one that is in both graphs is the same. */
 function drawWire(wire, side) {
-  if (side === "before" && !(wire.sides & 1)) return null;
-  if (side === "after" && !(wire.sides & 2)) return null;
-  const status = wire.sides === 3 ? "same" : wire.sides === 1 ? "removed" : "added";
-  const kind = /^(u?int|bool)/.test(wire.type) ? "index" : "data";
-  const path = shape("path", { class: `wire ${kind} ${status}`, d: wire.path });
-  path.wire = wire;
-  path.append(shape("title", null, `${shown(wire.value)}  ${shown(wire.type)}`));
-  return path;
+  const kind = isIndexType(wire.type) ? "index" : "data";
+  return [...wire.paths].filter(([sides]) => sides & SIDE_BITS[side]).map(([sides, d]) => {
+    const path = shape("path", { class: `wire ${kind} ${WIRE_STATUS[sides]}`, d }, shape("title", null, `${shown(wire.value)}  ${shown(wire.type)}`));
+    path.wire = wire;
+    return path;
+  });
 }
 
-function drawItem(vertex, side, onPick) {
+function drawItem(vertex, side, errors) {
   const { item, x, y, width, height } = vertex;
   const place = `translate(${Math.round(10 * x) / 10} ${Math.round(10 * y) / 10})`;
-  const made = item.isGroup ? drawGroup(vertex, side, onPick) : drawLeaf(item, width, height, side);
+  const made = item.isGroup ? drawGroup(vertex, side, errors) : drawLeaf(item, width, height, side);
   made.setAttribute("transform", place);
   made.item = item;
+  if (errors) drawError(made, item, width, errors);
   return made;
 }
 
@@ -60,6 +63,21 @@ function drawLeaf(leaf, width, height, side) {
   return made;
 }
 
+/** Colours an item by its error, and writes a sign; the place of the first divergence gets a flag. */
+function drawError(made, item, width, errors) {
+  if (made.classList.contains("ghost") || made.classList.contains("open")) return;
+  const found = item.isGroup ? null : errors.byNode.get(item.id);
+  const level = item.isGroup ? groupHeat(item, errors) : found ? heatLevel(errorRatio(found)) : -1;
+  if (level < 0) return;
+  made.classList.add(`heat-${level}`);
+  const text = item.isGroup ? HEAT_SIGNS[level] : `${HEAT_SIGNS[level]} ${errorText(found)}`;
+  const type = made.querySelector(".type");
+  if (item.isGroup) type.textContent += `  ${text}`;
+  else type.textContent = text;
+  const isFirst = item.isGroup ? holdsFirst(item, errors) : item.id === errors.first;
+  if (isFirst) made.append(shape("text", { class: "flag", x: width / 2, y: -4 }, "⚑ first"));
+}
+
 function drawMark(status, x, y = 0) {
   return shape(
     "g",
@@ -69,7 +87,7 @@ function drawMark(status, x, y = 0) {
   );
 }
 
-function drawGroup(vertex, side, onPick) {
+function drawGroup(vertex, side, errors) {
   const { item: group, inner, width, height } = vertex;
   const altered = group.altered ? " altered" : "";
   const only = ["added", "removed"].find((status) => group.counts[status] === group.size);
@@ -82,7 +100,7 @@ function drawGroup(vertex, side, onPick) {
   const marks = groupMarks(group);
   const detail = `${groupSubtitle(group)}${marks ? "  " : ""}${marks}`;
   made.append(shape("text", { class: "type", x: inner ? width - 12 : 26, y: inner ? 19 : 35, "text-anchor": inner ? "end" : "start" }, detail));
-  if (inner) made.append(shape("rect", { class: "handle", width, height: HEADER, rx: 9 }), ...drawLevel(inner, side, onPick).flat());
+  if (inner) made.append(shape("rect", { class: "handle", width, height: HEADER, rx: 9 }), ...drawLevel(inner, side, errors).flat());
   return made;
 }
 

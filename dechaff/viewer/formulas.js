@@ -120,10 +120,13 @@ function quantity(value, unit = "") {
   return suffix ? `${digits} ${suffix}` : digits;
 }
 
-/** A relative change such as "−42 %"; empty if there is none. */
+const LEAST_CHANGE = 0.05;
+
+/** A relative change such as "−42 %"; empty if there is none that a tenth of a percent shows. */
 function relativeChange(before, after) {
   if (!Number.isFinite(before) || !Number.isFinite(after) || before === after || before === 0) return "";
   const share = (100 * (after - before)) / before;
+  if (Math.abs(share) < LEAST_CHANGE) return "";
   const digits = Math.abs(share) < 10 ? share.toFixed(1) : share.toFixed(0);
   return `${share > 0 ? "+" : "−"}${digits.replace("-", "")} %`;
 }

@@ -72,42 +72,55 @@ function interfaceLeaves({ before, after }) {
   return leaves;
 }
 
-/** Operators outside any module: gathered by how many modules lie before them, so no cycle arises. */
+/** Operators outside any module are gathered, and in every module those that compute sizes and masks. */
 function gatherLoose(root, comparison) {
-  const loose = root.leaves;
   if (root.groups.size === 0) {
-    if (loose.length > LARGEST_FLAT) chunkLeaves(root, "");
+    if (root.leaves.length > LARGEST_FLAT) chunkLeaves(root);
     return;
   }
+  const producers = producersOf(comparison);
+  const visit = (group) => {
+    for (const inner of [...group.groups.values()]) visit(inner);
+    const isLoose = group === root ? () => true : isBookkeeping;
+    if (group.groups.size) gatherIn(group, group.leaves.filter(isLoose), comparison, producers);
+  };
+  visit(root);
+}
+
+/** Gathers loose operators by how many others lie before them in turn, so that no cycle arises. */
+function gatherIn(group, loose, comparison, producers) {
   if (loose.length < FEWEST_LOOSE) return;
-  const stages = looseStages(new Set(loose), comparison);
+  const stages = looseStages(new Set(loose), comparison, producers);
   const byStage = new Map();
   for (const leaf of loose) entry(byStage, stages.get(leaf), () => []).push(leaf);
-  root.leaves = [];
+  const gathered = new Set();
   for (const [stage, leaves] of byStage) {
-    if (leaves.length < FEWEST_LOOSE) {
-      root.leaves.push(...leaves);
-      continue;
-    }
+    if (leaves.length < FEWEST_LOOSE) continue;
     const label = leaves.every(isBookkeeping) ? "sizes and masks" : "outside modules";
-    const group = newGroup(`(${label} ${stage})`, label, root);
-    group.leaves = leaves;
-    group.isArtificial = true;
-    root.groups.set(group.key, group);
+    const made = newGroup(`${group.key}(${label} ${stage})`, label, group);
+    made.leaves = leaves;
+    made.isArtificial = true;
+    group.groups.set(made.key, made);
+    for (const leaf of leaves) gathered.add(leaf);
   }
+  group.leaves = group.leaves.filter((leaf) => !gathered.has(leaf));
 }
 
 function isBookkeeping(leaf) {
-  return (leaf.node.outputs || []).every(([, type]) => /^(u?int|bool)/.test(type));
+  return (leaf.node.outputs || []).every(([, type]) => isIndexType(type));
 }
 
-function looseStages(loose, comparison) {
+function producersOf(comparison) {
   const producers = new Map();
   for (const leaf of comparison.leaves) {
     for (const side of [leaf.before, leaf.after]) {
       for (const [name] of (side && side.outputs) || []) producers.set(name, leaf);
     }
   }
+  return producers;
+}
+
+function looseStages(loose, comparison, producers) {
   const stages = new Map();
   for (const leaf of comparison.leaves) {
     let stage = 0;

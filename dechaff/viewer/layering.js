@@ -7,7 +7,7 @@ const MOST_DUMMIES = 20000;
 /** Gives every vertex a rank such that wires lead down, but for those that close a cycle. */
 function rankVertices(vertices, wires) {
   const next = new Map(vertices.map((vertex) => [vertex, []]));
-  const links = wires.flatMap((wire) => [...wire.targets].map((target) => ({ source: wire.source, target })));
+  const links = wires.flatMap((wire) => wire.targets.map((target) => ({ source: wire.source, target })));
   for (const link of links) next.get(link.source).push(link);
   breakCycles(vertices, next);
   const waiting = new Map(vertices.map((vertex) => [vertex, 0]));
@@ -33,8 +33,6 @@ function rankVertices(vertices, wires) {
   }
   const deepest = vertices.reduce((most, vertex) => (vertex.isExit ? most : Math.max(most, vertex.rank)), 0);
   for (const vertex of vertices) if (vertex.isExit) vertex.rank = deepest + 1;
-  for (const wire of wires) wire.targets = [...wire.targets];
-  return vertices;
 }
 
 /** Marks links that lead back into the path being walked. */
@@ -71,38 +69,54 @@ function buildLayers(vertices, wires) {
   };
   for (const vertex of vertices) put(vertex);
   let dummies = 0;
-  for (const wire of wires) {
-    wire.segments = [];
-    const down = wire.targets.filter((target) => target.rank > wire.source.rank);
-    wire.loose = wire.targets.filter((target) => target.rank <= wire.source.rank);
-    if (!down.length) continue;
-    const last = Math.max(...down.map((target) => target.rank));
-    const byRank = new Map();
-    for (const target of down) entry(byRank, target.rank, () => []).push(target);
-    let from = wire.source;
-    for (let rank = wire.source.rank + 1; rank <= last; rank += 1) {
-      for (const target of byRank.get(rank) || []) wire.segments.push({ from, to: target });
-      if (rank === last) break;
-      if (dummies >= MOST_DUMMIES) {
-        for (const target of down) if (target.rank > rank) wire.loose.push(target);
-        break;
-      }
-      const dummy = { isDummy: true, width: 2, height: 0, rank };
-      dummies += 1;
-      put(dummy);
-      wire.segments.push({ from, to: dummy });
-      from = dummy;
-    }
-  }
+  for (const wire of wires) dummies += routeWire(wire, put, MOST_DUMMIES - dummies);
   return layers;
+}
+
+/** Leads a wire through the layers by dummies, at most so many; gives how many it took. */
+function routeWire(wire, put, most) {
+  const isDown = ({ vertex }) => vertex.rank > wire.source.rank;
+  const down = wire.reached.filter(isDown);
+  wire.segments = [];
+  wire.loose = wire.reached.filter((target) => !isDown(target));
+  const last = down.reduce((deepest, { vertex }) => Math.max(deepest, vertex.rank), 0);
+  let from = wire.source;
+  let used = 0;
+  for (let rank = from.rank + 1; rank <= last; rank += 1) {
+    for (const { vertex, sides } of down) if (vertex.rank === rank) wire.segments.push({ from, to: vertex, sides });
+    const further = down.filter(({ vertex }) => vertex.rank > rank);
+    if (!further.length) break;
+    if (used >= most) {
+      wire.loose.push(...further);
+      break;
+    }
+    const dummy = { isDummy: true, width: 2, height: 0, rank };
+    put(dummy);
+    used += 1;
+    wire.segments.push({ from, to: dummy, sides: further.reduce((all, { sides }) => all | sides, 0) });
+    from = dummy;
+  }
+  return used;
+}
+
+/** How much a segment wants to be straight: long wires most, then data; sizes and masks give way. */
+function pullOf(from, to, wire) {
+  const length = from.isDummy && to.isDummy ? 6 : from.isDummy || to.isDummy ? 2 : 3;
+  return isIndexType(wire.type) ? length / 6 : length;
+}
+
+/** Whether values of a type are sizes, positions or masks rather than data. */
+function isIndexType(type) {
+  return /^(u?int|bool)/.test(type || "");
 }
 
 function neighbours(layers, wires) {
   for (const layer of layers) for (const vertex of layer) [vertex.above, vertex.below] = [[], []];
   for (const wire of wires) {
     for (const { from, to } of wire.segments) {
-      from.below.push({ vertex: to, own: exitOffset(from, wire), other: entryOffset(to, wire) });
-      to.above.push({ vertex: from, own: entryOffset(to, wire), other: exitOffset(from, wire) });
+      const [out, into, pull] = [exitOffset(from, wire), entryOffset(to, wire), pullOf(from, to, wire)];
+      from.below.push({ vertex: to, own: out, other: into, pull });
+      to.above.push({ vertex: from, own: into, other: out, pull });
     }
   }
 }

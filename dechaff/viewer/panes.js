@@ -22,11 +22,10 @@ class Panes {
   }
 
   /** Draws a level in the given sides, such as before and after. */
-  show(level, sides, titles) {
-    this.level = level;
+  show(level, sides, titles, errors = null) {
     this.size = { width: level.width, height: level.height };
     this.views = sides.map((side, index) => {
-      const scene = shape("g", { class: "scene" }, ...drawLevel(level, side).flat());
+      const scene = shape("g", { class: "scene" }, ...drawLevel(level, side, errors).flat());
       const svg = shape("svg", { class: "graph", role: "img", "aria-label": titles[index] }, scene);
       const frame = element("div", { class: `pane ${side}` }, element("p", { class: "pane-title" }, titles[index]), svg);
       return { side, scene, svg, frame };
@@ -70,6 +69,19 @@ class Panes {
     this.move();
   }
 
+  moveBy(dx, dy) {
+    this.x += dx;
+    this.y += dy;
+    this.move();
+  }
+
+  /** The middle of an item's upper edge on the screen, if it is drawn. */
+  placeOf(item) {
+    const made = (this.elements.get(item) || [])[0];
+    const box = made && made.getBoundingClientRect();
+    return box && { x: (box.left + box.right) / 2, y: box.top };
+  }
+
   zoomAt(factor, x, y) {
     const zoom = Math.min(MOST_ZOOM, Math.max(LEAST_ZOOM, this.zoom * factor));
     const change = zoom / this.zoom;
@@ -88,9 +100,7 @@ class Panes {
       this.zoomAt(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), event.clientX - area.left, event.clientY - area.top);
       return;
     }
-    this.x -= event.deltaX;
-    this.y -= event.deltaY;
-    this.move();
+    this.moveBy(-event.deltaX, -event.deltaY);
   }
 
   press(event) {
@@ -102,10 +112,8 @@ class Panes {
       if (!this.dragged && Math.hypot(dx, dy) < 4) return;
       this.dragged = true;
       this.place.classList.add("dragging");
-      this.x += dx;
-      this.y += dy;
       last = [moved.clientX, moved.clientY];
-      this.move();
+      this.moveBy(dx, dy);
     };
     const release = () => {
       this.place.classList.remove("dragging");
@@ -133,10 +141,10 @@ class Panes {
     for (const path of this.wires) path.classList.toggle("near", Boolean(made) && touches(path.wire, made.item));
   }
 
-  /** Marks the selected items, and the wires that touch them. */
-  mark(items) {
-    for (const [item, made] of this.elements) for (const one of made) one.classList.toggle("selected", items.has(item));
-    for (const path of this.wires) path.classList.toggle("lit", [...items].some((item) => touches(path.wire, item)));
+  /** Marks the selected item, and the wires that touch it. */
+  mark(selected) {
+    for (const [item, made] of this.elements) for (const one of made) one.classList.toggle("selected", item === selected);
+    for (const path of this.wires) path.classList.toggle("lit", selected !== null && touches(path.wire, selected));
   }
 
   /** Brings an item into the middle of the view, if it is not well inside it. */

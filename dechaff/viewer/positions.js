@@ -36,10 +36,9 @@ function alignLayer(layer, near) {
   for (const vertex of layer) {
     let sum = 0;
     let weight = 0;
-    for (const { vertex: other, own, other: offset } of near(vertex)) {
-      const importance = vertex.isDummy && other.isDummy ? 6 : vertex.isDummy || other.isDummy ? 2 : 1;
-      sum += importance * (other.x + offset - own);
-      weight += importance;
+    for (const { vertex: other, own, other: offset, pull } of near(vertex)) {
+      sum += pull * (other.x + offset - own);
+      weight += pull;
     }
     wanted.push(weight ? sum / weight : vertex.x);
     weights.push(weight || 0.1);

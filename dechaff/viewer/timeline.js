@@ -1,13 +1,19 @@
 // The list of passes: time, what changed, and what did not.
 
-function stepTitle(step) {
-  return step.kind === "lowering" || step.kind === "import" ? step.name : step.name;
+/** Whether the list holds a step: with "changed only", those that did something. */
+function isListed(step, { changedOnly }) {
+  return !changedOnly || step.changed || step.kind === "import" || Boolean(step.undone);
 }
 
 function opsDelta(step) {
   if (step.kind === "import") return `${step.graphAfter.nodes.size} ops`;
   const change = step.graphAfter.nodes.size - step.graphBefore.nodes.size;
   return change === 0 ? "" : `${change > 0 ? "+" : "−"}${Math.abs(change)} ops`;
+}
+
+function changeText(before, now, key) {
+  const change = relativeChange(before, now);
+  return change && `${change} ${key === "flops" ? "FLOPs" : key}`;
 }
 
 function worstError(step) {
@@ -19,7 +25,7 @@ function drawTimeline(place, steps, state, sizes, onStep) {
   const figures = steps.map((step) => graphFigures(step.graphAfter, sizes));
   const slowest = Math.max(1e-9, ...steps.map((step) => step.seconds || 0));
   const rows = steps
-    .filter((step) => !state.changedOnly || step.changed || step.kind === "import" || step.undone)
+    .filter((step) => isListed(step, state))
     .map((step) => timelineRow(step, steps, figures, slowest, state, onStep));
   place.replaceChildren(...rows);
   const current = place.querySelector('[aria-current="step"]');
@@ -34,8 +40,7 @@ function timelineRow(step, steps, figures, slowest, state, onStep) {
   const now = figures[step.index];
   const facts = [
     opsDelta(step),
-    step.changed && relativeChange(before.flops, now.flops) && `${relativeChange(before.flops, now.flops)} FLOPs`,
-    step.changed && relativeChange(before.bytes, now.bytes) && `${relativeChange(before.bytes, now.bytes)} bytes`,
+    ...(step.changed ? ["flops", "bytes", "parameters"].map((key) => changeText(before[key], now[key], key)) : []),
     step.undone && "undone: wrong numbers",
     misses && `${misses} near miss${misses === 1 ? "" : "es"}`,
     error !== null && `error ${error.toExponential(1)}`,
@@ -49,7 +54,7 @@ function timelineRow(step, steps, figures, slowest, state, onStep) {
       "button",
       { type: "button", "aria-current": step.index === state.step ? "step" : null, "data-step": step.index, onclick: () => onStep(step.index) },
       element("span", { class: "dot", "aria-label": kind }, { changed: "●", undone: "✕", idle: "○", import: "▸" }[kind]),
-      element("span", { class: "step-name" }, shown(stepTitle(step), 90)),
+      element("span", { class: "step-name" }, shown(step.name, 90)),
       element("span", { class: "time" }, seconds(step.seconds)),
       facts.length ? element("span", { class: "facts" }, facts.join(" · ")) : null,
       step.seconds ? bar : null

@@ -71,6 +71,15 @@ def same_size(left: Dim, right: Dim) -> bool:
     return a is not None and b is not None and a == b
 
 
+def covers_pairs(attention_mask: ir.Value, mask: ir.Value) -> bool:
+    """Whether an attention mask is ``[B, H or 1, S, S]``, sized as the padding mask ``[B, S]``."""
+    if attention_mask.shape is None or mask.shape is None or len(attention_mask.shape) != 4:
+        return False
+    batch, sequence = mask.shape
+    wanted = {0: batch, 2: sequence, 3: sequence}
+    return all(same_size(attention_mask.shape[axis], size) for axis, size in wanted.items())
+
+
 def leading_layout(value: ir.Value | None, mask: ir.Value) -> Layout | None:
     """The layout of a value shaped ``[B, S, ...]`` like the mask ``[B, S]``, else None."""
     if value is None or value.shape is None or mask.shape is None or len(value.shape) < 2:

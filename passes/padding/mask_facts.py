@@ -36,6 +36,7 @@ class Visibility(enum.Enum):
 
     FULL = "all"
     CAUSAL = "those at or before their own position"
+    MASKED = "those that the mask shows, weighed as it says"
 
 
 class MaskFacts:

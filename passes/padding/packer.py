@@ -9,9 +9,9 @@ from dechaff.ir import DOMAIN, static_dim
 from dechaff.passes.matching import float_attribute, integer_attribute, rank
 from dechaff.passes.rewriter import Rewriter
 
+from .flow import TokenFlow
 from .layouts import Layout
 from .mask_facts import Visibility
-from .token_flow import TokenFlow
 from .token_rule import Operands
 from .token_rules import TOKEN_RULES
 
@@ -158,17 +158,19 @@ class Packer(Operands):
         heads, kv_heads, head_size = _head_sizes(node)
         rows = [self._joined_heads(value) for value in node.inputs[:3] if value is not None]
         scale = float_attribute(node, "scale")
-        context = self.builder.op(
-            "VarlenAttention",
-            [*rows, self._starts, self._key_index, self._key_starts],
-            {
-                "q_num_heads": heads,
-                "kv_num_heads": kv_heads,
-                "scale": head_size**-0.5 if scale is None else scale,
-                "is_causal": int(self._flow.varlen[node] is Visibility.CAUSAL),
-            },
-            domain=DOMAIN,
-        )
+        attributes = {
+            "q_num_heads": heads,
+            "kv_num_heads": kv_heads,
+            "scale": head_size**-0.5 if scale is None else scale,
+        }
+        visible = self._flow.varlen[node]
+        if visible is Visibility.MASKED:
+            op_type, layout = "MaskedVarlenAttention", [self._token_index, node.inputs[3]]
+        else:
+            op_type, layout = "VarlenAttention", [self._key_index, self._key_starts]
+            attributes["is_causal"] = int(visible is Visibility.CAUSAL)
+        operands = [*rows, self._starts, *layout]
+        context = self.builder.op(op_type, operands, attributes, domain=DOMAIN)
         if rank(node.inputs[0]) == 3:
             return context
         size = _last_size(node.outputs[0])

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from dechaff.ir import constant_value, node_cost, shape_expressions
 
-from .token_flow import TokenFlow
+from .flow import TokenFlow
 
 NOMINAL_SIZES: Mapping[int, float] = {0: 16, 1: 128}
 """Batch and sequence at which costs are compared where the graph leaves them open."""

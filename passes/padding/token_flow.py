@@ -8,20 +8,18 @@ a tainted value across positions lets it escape, and then the model stays as it 
 
 from __future__ import annotations
 
-import dataclasses
-
 import onnx_ir as ir
 
 from dechaff.ir import Module, constant_value
 from dechaff.passes.matching import (
     ancestors,
-    float_attribute,
-    integer_attribute,
     rank,
     scalar,
     values_read,
 )
 
+from .attention_rule import under_its_mask, visibility
+from .flow import Escape, TokenFlow
 from .intervals import ONE, ZERO
 from .layouts import Layout, NotTokenWise, leading_layout, same_size
 from .mask_facts import MaskFacts, Visibility
@@ -29,43 +27,6 @@ from .selections import selected_positions
 from .token_rules import TOKEN_RULES
 
 _STARTS = ("MatMul", "LayerNormalization", "RMSNormalization")
-
-
-class Escape(Exception):  # noqa: N818  (control flow: the pass declines, nothing is wrong)
-    """Taint reaches an operation that mixes positions.
-
-    Attributes:
-        node: the operation that stopped padding removal.
-    """
-
-    def __init__(self, node: ir.Node, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
-
-
-@dataclasses.dataclass
-class TokenFlow:
-    """What the analysis found.
-
-    Attributes:
-        mask: the padding mask, ``[B, S]``, zero where padding.
-        layouts: token axes of every value that carries tokens.
-        packable: nodes that may run on packed tokens, in order.
-        varlen: those of them that are attention, with what their queries see.
-        selections: nodes that pick constant positions of the sequence, with those positions.
-        shape_reads: ``Shape`` nodes over values that may become packed.
-        outputs: graph outputs whose padded positions lose their meaning.
-        row_outputs: graph outputs ``[B, ...]`` whose rows without tokens lose theirs.
-    """
-
-    mask: ir.Value
-    layouts: dict[ir.Value, Layout] = dataclasses.field(default_factory=dict)
-    packable: list[ir.Node] = dataclasses.field(default_factory=list)
-    varlen: dict[ir.Node, Visibility] = dataclasses.field(default_factory=dict)
-    selections: dict[ir.Node, list[int]] = dataclasses.field(default_factory=dict)
-    shape_reads: list[ir.Node] = dataclasses.field(default_factory=list)
-    outputs: list[ir.Value] = dataclasses.field(default_factory=list)
-    row_outputs: list[ir.Value] = dataclasses.field(default_factory=list)
 
 
 def analyze(module: Module, mask: ir.Value) -> TokenFlow:
@@ -209,12 +170,7 @@ class _Walk:
         """What queries see if the attention can run packed, else None."""
         if mask is None or not all(value in self._tainted for value in node.inputs[:3]):
             return None
-        if float_attribute(node, "softcap"):
-            return None
-        visible = self._facts.among_valid(mask)
-        if visible is Visibility.FULL and integer_attribute(node, "is_causal", 0):
-            return Visibility.CAUSAL
-        return visible
+        return visibility(node, mask, self._facts, self._flow.mask)
 
     def _check_outputs(self) -> None:
         for output in self._module.graph.outputs:
@@ -230,22 +186,40 @@ class _Walk:
             self._flow.outputs.append(output)
 
     def _check_row_output(self, output: ir.Value) -> None:
-        """A result per row is the same as before, but for rows in which nothing is valid."""
-        sizes, mask_sizes = output.shape, self._flow.mask.shape
-        if not sizes or not mask_sizes or not same_size(sizes[0], mask_sizes[0]):
+        """A result per row is the same as before, but for rows in which nothing is valid.
+
+        Where rows of the batch meet, as where each text is scored against each image, a row
+        without tokens would change the results of others.
+        """
+        sizes, mask_sizes, maker = output.shape, self._flow.mask.shape, output.producer()
+        if maker is None or sizes is None or not mask_sizes:
             return
-        if not ancestors(output).isdisjoint(self._flow.packable):
+        if ancestors(output).isdisjoint(self._flow.packable):
+            return
+        batch_axes = [axis for axis, size in enumerate(sizes) if same_size(size, mask_sizes[0])]
+        if batch_axes == [0]:
             self._flow.row_outputs.append(output)
+        elif batch_axes:
+            raise Escape(
+                maker,
+                f"rows of the batch meet in the graph output {output.name!r}, so that a row "
+                "without tokens would change the results of others",
+            )
 
     def _check_selections(self) -> None:
         """A picked position may be padding: it is kept, and its own attention must be as before.
 
-        Packed causal attention counts positions among the keys, which such a token is not.
+        Packed causal attention counts positions among the keys, which such a token is not; the
+        mask, where there is one, counts them as before.
         """
-        causal = {n for n, seen in self._flow.varlen.items() if seen is Visibility.CAUSAL}
-        if self._flow.selections and causal:
-            self._flow.packable = [n for n in self._flow.packable if n not in causal]
-            self._flow.varlen = {n: v for n, v in self._flow.varlen.items() if n not in causal}
+        causal = [n for n, seen in self._flow.varlen.items() if seen is Visibility.CAUSAL]
+        for node in causal if self._flow.selections else ():
+            under_mask = under_its_mask(node, self._flow.mask)
+            if under_mask is not None:
+                self._flow.varlen[node] = under_mask
+                continue
+            del self._flow.varlen[node]
+            self._flow.packable.remove(node)
         if self._flow.selections and self._query_masked is not None:
             raise Escape(
                 self._query_masked,

@@ -17,7 +17,7 @@ from dechaff.ir import (
     infer_shapes,
     parse,
 )
-from tests.ir.test_dialect_ops import ATTENTION, HEADER, MASKS, ROUND_TRIP
+from tests.ir.test_dialect_ops import HEADER, MASKS, ROUND_TRIP
 from tests.model_runner import Array
 
 REFERENCE_ONLY = {
@@ -54,48 +54,6 @@ def test_packing_gives_the_same_numbers_and_leaves_no_dialect(
     found = Session(lowered).run({"x": x, "mask": mask})
     np.testing.assert_array_equal(found["packed"], x[mask])
     np.testing.assert_array_equal(found["y"], np.where(mask[..., None], x, 0))
-
-
-@pytest.mark.parametrize(
-    ("lengths", "key_lengths", "causal"),
-    [
-        ([3, 1, 0, 5], [3, 1, 0, 5], 0),
-        ([3, 1, 0, 5], [3, 1, 0, 5], 1),
-        ([1, 2], [1, 1], 0),
-        ([3, 0, 2], [2, 0, 1], 0),
-        ([0, 0], [0, 0], 0),
-        ([4], [4], 0),
-        ([2, 2, 2], [2, 2, 2], 0),
-        ([2, 2, 2], [2, 2, 2], 1),
-        ([0, 2, 0, 2], [0, 2, 0, 2], 0),
-        ([2, 2], [1, 2], 0),
-    ],
-)
-@pytest.mark.parametrize("target", TARGETS)
-def test_attention_agrees_with_its_reference(
-    target: str, lengths: list[int], key_lengths: list[int], causal: int
-) -> None:
-    text = ATTENTION.format(q_width=8, kv_width=4, heads=4, kv_heads=2, causal=causal)
-    module = parse(HEADER + text)
-    infer_shapes(module)
-    starts = list(itertools.accumulate(lengths, initial=0))
-    keys = [s + i for s, n in zip(starts, key_lengths, strict=False) for i in range(n)]
-    generator = np.random.default_rng(0)
-    widths = {"q": 8, "k": 4, "v": 4}
-    inputs = {
-        name: generator.standard_normal((sum(lengths), width)).astype(np.float32)
-        for name, width in widths.items()
-    }
-    integers = {
-        "starts": starts,
-        "key_index": keys,
-        "key_starts": list(itertools.accumulate(key_lengths, initial=0)),
-    }
-    given = inputs | {name: np.array(values, np.int64) for name, values in integers.items()}
-    lowered = lower(module, target)
-    assert DOMAIN not in domains(lowered)
-    expected = Session(module, graph_optimizations=False).run(given)["y"]
-    np.testing.assert_allclose(Session(lowered).run(given)["y"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_given_module_stays_as_it_is() -> None:

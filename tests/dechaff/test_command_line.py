@@ -394,3 +394,16 @@ def test_an_interrupt_ends_in_130_and_leaves_no_partial_file(
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "dechaff: interrupted\n"
     assert [item.name for item in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_threads_reach_the_report(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    report = tmp_path / "report.json"
+    result = _run("optimize", model, tmp_path / "out.onnx", "--threads", 1, "--report", report)
+    assert result.exit_code == 0, result.output
+    assert json.loads(report.read_text())["session"]["threads"] == 1
+    assert "session: 1 thread (as asked)" in result.stdout
+
+
+def test_no_threads_at_all_are_refused(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    result = _run("optimize", model, tmp_path / "out.onnx", "--threads", 0)
+    _assert_refused(result, 2, "at least 1 thread, got 0", tmp_path)

@@ -93,10 +93,14 @@ def test_a_signal_to_the_program_ends_the_child_in_order(
     model: pathlib.Path, number: signal.Signals, code: int
 ) -> None:
     cleaned = model.with_name("cleaned")
-    block = f"try: time.sleep(60)\nfinally: time.sleep(0.2); open({str(cleaned)!r}, 'w')"
+    block = (
+        "try: print('to be interrupted', flush=True); time.sleep(60)\n"
+        f"finally: time.sleep(0.2); open({str(cleaned)!r}, 'w')"
+    )
     happens = f"exec({block!r})"
     with subprocess.Popen(program(model, happens), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        process.stdout.readline()
         process.stdout.readline()
         process.send_signal(number)
         assert process.wait(timeout=30) == code

@@ -222,3 +222,19 @@ def test_an_opset_below_what_an_operator_needs_names_the_operator(tmp_path: path
 def test_an_opset_that_does_not_exist_is_a_usage_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match="opset 23 to 999"):
         _encoder().save(tmp_path / "model.onnx", opset=999)
+
+
+def test_session_settings_reach_the_runtime(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[int] = []
+    monkeypatch.setattr(
+        dechaff.SessionSettings, "apply_to", lambda self, options: applied.append(self.num_threads)
+    )
+    _encoder().save(tmp_path / "model.onnx")
+    session = dechaff.SessionSettings(threads=3)
+    inputs = {"input_ids": _IDS, "attention_mask": _MASK}
+    dechaff.load(tmp_path / "model.onnx", session=session).run(inputs)
+    assert applied == [3]
+    dechaff.optimize(tmp_path / "model.onnx", session=session, progress=False).run(inputs)
+    assert set(applied) == {3}

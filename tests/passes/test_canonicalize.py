@@ -166,3 +166,17 @@ def test_a_second_run_changes_nothing() -> None:
 def test_result_is_the_same_text_each_time() -> None:
     texts = {to_text(run_pass(Canonicalize(), module_from(SEVERAL_RULES))[0]) for _ in range(2)}
     assert len(texts) == 1
+
+
+def test_a_branch_that_gives_an_outer_value_copies_it() -> None:
+    before = module_from(
+        """g (bool which, float[B,2] x) => (float[B,2] y)
+        { outside = Neg (x)
+          z = If (which) <then_branch = then () => (float[B,2] a) { same = Dropout (outside)
+                                                                    a = Identity (same) },
+                          else_branch = other () => (float[B,2] b) { b = Abs (x) }>
+          y = Add (z, outside) }"""
+    )
+    after, record = run_pass(Canonicalize(), before)
+    assert "own-subgraph-outputs" in [rewrite.rule for rewrite in record.rewrites]
+    check_numbers(Canonicalize.numerics, before, after)

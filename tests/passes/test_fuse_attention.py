@@ -251,3 +251,42 @@ def test_a_row_without_keys_stays_zero_under_the_guard() -> None:
 def test_numbers_hold_at_any_size(batch: int, heads: int, length: int, seed: int) -> None:
     before, after = fuse(SPELLINGS["mask added"][0])
     check_numbers(FuseAttention.numerics, before, after, [{"B": batch, "H": heads, "S": length}])
+
+
+@pytest.mark.parametrize(
+    "mask", ["float", "float[S,1]", "float[B,1,1,1]", "float[B,1,S,1]", "float[1]"]
+)
+def test_a_mask_that_is_the_same_for_all_keys_is_written_out_for_each(mask: str) -> None:
+    text = chain(scores="r = MatMul (q, kt)\n s = Add (r, mask)")
+    before, after = fuse(text.replace("float[B,1,S,S] mask", f"{mask} mask"))
+    assert "Attention" in operators(after)
+    check_numbers(FuseAttention.numerics, before, after)
+
+
+CAPPED = """r = MatMul (q, kt)
+    bent = Div (r, two)
+    t = Tanh (bent)
+    capped = Mul (t, two)
+    s = Add (capped, mask)"""
+
+
+def test_soft_capped_scores_are_fused() -> None:
+    before, after = fuse(chain(scores=CAPPED))
+    assert attribute(after, "softcap") == 2.0
+    assert attribute(after, "scale") == 1.0
+    check_numbers(FuseAttention.numerics, before, after)
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        (
+            "r = MatMul (q, kt)\n m = Add (r, mask)\n t = Tanh (m)\n s = Mul (t, two)",
+            "before soft-capping",
+        ),
+        ("r = MatMul (q, kt)\n t = Tanh (r)\n u = Tanh (t)\n s = Mul (u, two)", "no soft-capping"),
+        ("r = MatMul (q, kt)\n t = Tanh (r)\n s = Mul (t, small)", "no soft-capping"),
+    ],
+)
+def test_other_uses_of_tanh_are_not(scores: str, reason: str) -> None:
+    check_declines(FuseAttention(), chain(scores=scores), reason)

@@ -326,12 +326,23 @@ def test_causal_attention_runs_packed() -> None:
     ],
     ids=["a window", "causal, and a position is picked"],
 )
-def test_other_attention_keeps_its_mask_and_runs_padded(
-    visible: str, options: dict[str, str]
+@pytest.mark.parametrize("mask", MASKS)
+def test_other_attention_keeps_its_mask_and_runs_packed(
+    visible: str, options: dict[str, str], mask: str
 ) -> None:
     before, after, _ = remove_padding(masked_by_position(visible, **options))
+    assert "MaskedVarlenAttention" in operators(after)
+    assert "Attention" not in operators(after)
+    check_on_mask(before, after, np.array(MASKS[mask], bool))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "visible"), [("softcap = 2.0", "window"), ("is_causal = 1", "window")]
+)
+def test_attention_without_a_packed_form_runs_padded(attribute: str, visible: str) -> None:
+    text = masked_by_position(visible).replace("scale = 0.5", f"scale = 0.5, {attribute}")
+    before, after, _ = remove_padding(text)
     assert "Attention" in operators(after)
-    assert "VarlenAttention" not in operators(after)
     check_on_mask(before, after, np.array(MASKS["left"], bool))
 
 

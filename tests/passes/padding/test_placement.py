@@ -24,6 +24,8 @@ DENSE = """
     }
 """
 ATTENTION = "Attention <q_num_heads = 4, kv_num_heads = 4, scale = 0.1>"
+CAPPED = "Attention <q_num_heads = 4, kv_num_heads = 4, scale = 0.1, softcap = 2.0>"
+"""One that has no packed form."""
 
 
 def placement_of(body: str) -> tuple[Placement, Module]:
@@ -53,7 +55,7 @@ def test_dense_layers_around_attention_that_must_stay_padded_are_packed() -> Non
     body = f"""
         n = LayerNormalization <axis = -1> (x, gamma)
         h = MatMul (n, w)
-        c = {ATTENTION} (h, h, h, seen)
+        c = {CAPPED} (h, h, h, seen)
         g = MatMul (c, w)
         k = MatMul (g, w)
         m = MatMul (k, w)
@@ -66,9 +68,9 @@ def test_dense_layers_around_attention_that_must_stay_padded_are_packed() -> Non
 def test_what_is_cheaper_to_compute_than_to_move_stays_padded() -> None:
     body = f"""
         n = LayerNormalization <axis = -1> (x, gamma)
-        c = {ATTENTION} (n, n, n, seen)
+        c = {CAPPED} (n, n, n, seen)
         s = Sigmoid (c)
-        d = {ATTENTION} (s, s, s, seen)
+        d = {CAPPED} (s, s, s, seen)
         e = MatMul (d, w)
         f = MatMul (e, w)
         g = MatMul (f, w)

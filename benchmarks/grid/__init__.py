@@ -1,0 +1,1 @@
+"""dechaff and its peers over models, batches, lengths: ``python -m benchmarks.grid``."""

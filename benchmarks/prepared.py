@@ -1,0 +1,146 @@
+"""A model's files, made once and kept: exports, and what dechaff makes of it.
+
+``python -m benchmarks.prepared TASK RESULT`` makes them in a process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from .child_process import child_result, child_task, run_child
+from .exports import Exports
+from .models import ModelUnderTest
+from .peers import DECHAFF_PASSES, DENSE_PASSES
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PRODUCT = ("dechaff", "frontend", "ir", "passes", "backends")
+_EXAMPLE_SHAPE = (2, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Files of one model.
+
+    Attributes:
+        name: one of ``ARCHITECTURES``.
+        layers: layers, where not the model's own number.
+        folder: where its exports lie.
+        saved: dechaff's results by pass list.
+        vocabulary: number of token ids.
+        parameters: weights that each token is multiplied with, the embedding tables left out.
+    """
+
+    name: str
+    layers: int | None
+    folder: pathlib.Path
+    saved: dict[str, pathlib.Path]
+    vocabulary: int
+    parameters: int
+
+    def as_task(self) -> dict[str, Any]:
+        """What a child needs to know of them, as plain data."""
+        return {
+            "folder": str(self.folder),
+            "saved": {passes: str(path) for passes, path in self.saved.items()},
+            "vocabulary": self.vocabulary,
+        }
+
+
+def code_digest() -> str:
+    """Eight letters that change with dechaff's sources."""
+    digest = hashlib.sha256()
+    for folder in _PRODUCT:
+        for path in sorted((_ROOT / folder).glob("**/*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def prepare(name: str, layers: int | None, models: pathlib.Path) -> Prepared:
+    """The files of a model, made now unless they are there; dechaff's for the present sources.
+
+    Args:
+        name: one of ``ARCHITECTURES``.
+        layers: number of layers; the architecture's own if None.
+        models: the folder of all models.
+
+    Raises:
+        ChildFailedError: an export or the optimization fails.
+    """
+    folder = models / (name if layers is None else f"{name}-{layers}-layers")
+    digest = code_digest()
+    for part in ("exports", f"dechaff-{digest}"):
+        if not (folder / part).exists():
+            _make(name, layers, folder, part)
+    facts = json.loads((folder / "exports" / "model.json").read_text())
+    own = folder / f"dechaff-{digest}"
+    saved = {DECHAFF_PASSES: own / "default.onnx", DENSE_PASSES: own / "dense.onnx"}
+    return Prepared(name, layers, folder / "exports", saved, **facts)
+
+
+def _make(name: str, layers: int | None, folder: pathlib.Path, part: str) -> None:
+    """Make a folder under another name, so that an interruption leaves no half of it."""
+    for old in folder.glob("dechaff-*") if part.startswith("dechaff") else ():
+        shutil.rmtree(old)
+    staging = folder / f".{part}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    task = {"name": name, "layers": layers, "folder": str(staging), "part": part}
+    run_child("benchmarks.prepared", task)
+    os.replace(staging, folder / part)
+
+
+def _export(model: ModelUnderTest, folder: pathlib.Path) -> None:
+    exports = Exports(model, folder)
+    exports.fused(18)
+    exports.plain(23)
+    embeddings = {
+        id(parameter)
+        for layer in model.module.modules()
+        if type(layer).__name__ == "Embedding"
+        for parameter in layer.parameters()
+    }
+    parameters = sum(p.numel() for p in model.module.parameters() if id(p) not in embeddings)
+    facts = {"vocabulary": model.vocabulary, "parameters": parameters}
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+def _optimize(model: ModelUnderTest, folder: pathlib.Path) -> None:
+    import torch
+
+    import dechaff
+
+    example = {
+        name: torch.ones(_EXAMPLE_SHAPE, dtype=torch.int64)
+        for name in ("input_ids", "attention_mask")
+    }
+    for file, passes in (("default", DECHAFF_PASSES), ("dense", DENSE_PASSES)):
+        optimized = dechaff.optimize(
+            model.module, example, passes=passes, verify="off", progress=False
+        )
+        optimized.save(folder / f"{file}.onnx", external_data=True)
+        report = optimized.report
+        assert report is not None  # optimize() always gives one
+        (folder / f"{file}.txt").write_text(f"{report}\n", encoding="utf-8")
+
+
+def make_part(task: dict[str, Any]) -> None:
+    """Make one folder: the exports, or dechaff's files."""
+    model = ModelUnderTest(task["name"], task["layers"])
+    make = _export if task["part"] == "exports" else _optimize
+    make(model, pathlib.Path(task["folder"]))
+
+
+def main() -> None:
+    """In the child: make one folder."""
+    make_part(child_task())
+    child_result("made")
+
+
+if __name__ == "__main__":
+    main()

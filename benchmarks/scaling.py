@@ -1,0 +1,155 @@
+"""``python -m benchmarks.scaling``: what optimizing costs, by the number of layers.
+
+Seconds of capture and of every pass, and peak memory, each depth in a process of its own. With
+``--file``, BERT-base from a saved ONNX file, verification included. With ``--large``, a model of
+more than 2 GB from file to file; its peak memory is held against its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .child_process import ChildFailedError, run_child
+from .models import ARCHITECTURES
+
+_HERE = pathlib.Path(__file__).resolve().parent
+_CHILD = "benchmarks.scaling_measurement"
+_DEPTHS = (6, 12, 24, 48, 96)
+_LINEAR_FROM = 12
+LINEAR_BAR = 1.2
+"""Largest over smallest time per layer."""
+FILE_SECONDS = 20.0
+MEMORY_BAR = 1.5
+"""Peak memory over bytes of weights."""
+_DONE, _MISSED, _INTERRUPTED = 0, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print tables in Markdown.
+
+    Returns:
+        0; 1 if a bar is missed or something could not be measured; 130 if interrupted.
+    """
+    options = _parse(arguments)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        parts = [_by_depth(options)] if options.layers else []
+        parts += [_from_file(options)] if options.file else []
+        parts += [_large(options)] if options.large else []
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except ChildFailedError as error:
+        print(f"not measured: {error}", file=sys.stderr)
+        return _MISSED
+    text = "\n\n".join(part for _, part in parts)
+    (options.results / "scaling.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return _DONE if all(met for met, _ in parts) else _MISSED
+
+
+def _by_depth(options: argparse.Namespace) -> tuple[bool, str]:
+    figures: dict[int, Any] = {}
+    for layers in options.layers:
+        print(f"{options.model} of {layers} layers ...", file=sys.stderr, flush=True)
+        task = {"name": options.model, "layers": layers, "verify": "off"}
+        figures[layers] = run_child(_CHILD, task)
+    (options.results / "scaling.json").write_text(json.dumps(figures, indent=1))
+    return depth_table(options.model, figures)
+
+
+def depth_table(model: str, figures: Mapping[int, Any]) -> tuple[bool, str]:
+    """Whether time grows with the layers, and a row per step with seconds at each depth."""
+    spread = layer_spread(figures)
+    met = spread <= LINEAR_BAR
+    steps = list(dict.fromkeys(step for item in figures.values() for step in item["steps"]))
+    per_layer = [1000 * item["seconds"] / layers for layers, item in figures.items()]
+    lines = [
+        f"*{model}, capture from torch and optimize, seconds; time per layer from {_LINEAR_FROM} "
+        f"layers on differs by a factor of {spread:.2f}, the bar is {LINEAR_BAR}: "
+        f"{'met' if met else '**missed**'}*",
+        "",
+        "| | " + " | ".join(f"{layers} layers" for layers in figures) + " |",
+        "| --- |" + " ---: |" * len(figures),
+        *(
+            _row(step, [f"{item['steps'].get(step, 0.0):.2f}" for item in figures.values()])
+            for step in steps
+        ),
+        _row("all", [f"{item['seconds']:.2f}" for item in figures.values()]),
+        _row("ms per layer", [f"{milliseconds:.0f}" for milliseconds in per_layer]),
+        _row("peak MiB", [f"{item['peak_bytes'] / 2**20:.0f}" for item in figures.values()]),
+    ]
+    return met, "\n".join(lines)
+
+
+def layer_spread(figures: Mapping[int, Any]) -> float:
+    """Largest over smallest time per layer, shallow models left out; 1 if there are not two."""
+    times = [item["seconds"] / layers for layers, item in figures.items() if layers >= _LINEAR_FROM]
+    return max(times) / min(times) if times else 1.0
+
+
+def _row(title: str, cells: Sequence[str]) -> str:
+    return f"| {title} | " + " | ".join(cells) + " |"
+
+
+def _from_file(options: argparse.Namespace) -> tuple[bool, str]:
+    return _file_to_file(options, "bert-base", None, "final")
+
+
+def _large(options: argparse.Namespace) -> tuple[bool, str]:
+    return _file_to_file(options, options.large_model, options.large_layers, "off")
+
+
+def _file_to_file(
+    options: argparse.Namespace, name: str, layers: int | None, verify: str
+) -> tuple[bool, str]:
+    """Export a model in a process, optimize the file in another, and say what that took."""
+    with tempfile.TemporaryDirectory(prefix="scaling-", dir=options.results) as folder:
+        print(f"making {name} ...", file=sys.stderr, flush=True)
+        made = {"name": name, "layers": layers, "export_to": folder, "opset": 18}
+        source = pathlib.Path(run_child(_CHILD, made))
+        weights = sum(file.stat().st_size for file in source.parent.iterdir())
+        print(f"optimizing {weights / 1e9:.2f} GB ...", file=sys.stderr, flush=True)
+        found = run_child(_CHILD, {"source": str(source), "verify": verify})
+    return file_lines(name, weights, verify, found)
+
+
+def file_lines(name: str, weights: int, verify: str, found: Any) -> tuple[bool, str]:
+    """Whether the bar is met, and the figures: time if verified, else memory."""
+    share = found["peak_bytes"] / weights
+    if verify == "off":
+        met, bar = share < MEMORY_BAR, f"the bar is {MEMORY_BAR} times the weights"
+    else:
+        met, bar = found["seconds"] < FILE_SECONDS, f"the bar is {FILE_SECONDS:.0f} s"
+    steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in found["steps"].items())
+    return met, (
+        f"*{name} from file to file, {weights / 1e9:.2f} GB, verification {verify}: "
+        f"{found['seconds']:.1f} s, peak {found['peak_bytes'] / 2**20:.0f} MiB, {share:.2f} times "
+        f"the weights; {bar}: {'met' if met else '**missed**'}*\n\nseconds by step: {steps}"
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    parser.add_argument("--model", choices=ARCHITECTURES, default="bert-narrow")
+    parser.add_argument("--layers", nargs="*", type=int, default=_DEPTHS, metavar="N")
+    parser.add_argument("--file", action="store_true", help="BERT-base from a saved file, verified")
+    parser.add_argument("--large", action="store_true", help="more than 2 GB, from file to file")
+    parser.add_argument("--large-model", choices=ARCHITECTURES, default="bert-wide")
+    parser.add_argument("--large-layers", type=int, metavar="N", help="its own number by default")
+    parser.add_argument("--results", type=pathlib.Path, default=_HERE / "results", metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    options.results = options.results.resolve()
+    options.results.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

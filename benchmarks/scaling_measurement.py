@@ -1,0 +1,88 @@
+"""One optimization in a process of its own: time per step, peak memory; or the making of a file.
+
+``benchmarks.scaling`` starts it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import dechaff
+
+from .child_process import child_result, child_task
+from .exports import Exports, quiet
+from .measure import peak_resident_bytes
+from .models import ModelUnderTest, build_model
+
+_EXAMPLE_SHAPE = (2, 8)
+_WARM_UP = ("tiny", 1)
+
+
+class _Clock:
+    """Seconds between the steps that ``optimize`` reports."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._step, self._since = "", time.perf_counter()
+
+    def __call__(self, done: int, total: int, step: str) -> None:
+        now = time.perf_counter()
+        if self._step:
+            self.seconds[self._step] = self.seconds.get(self._step, 0.0) + now - self._since
+        self._step, self._since = step, now
+
+
+def _optimize_torch(name: str, layers: int, verify: str) -> dict[str, float]:
+    import torch
+
+    example = {
+        key: torch.ones(_EXAMPLE_SHAPE, dtype=torch.int64)
+        for key in ("input_ids", "attention_mask")
+    }
+    model, clock = build_model(name, layers), _Clock()
+    with quiet():
+        dechaff.optimize(model, example, verify=verify, progress=clock)
+    return clock.seconds
+
+
+def _optimize_file(source: str, verify: str) -> dict[str, float]:
+    """From file to file."""
+    clock = _Clock()
+    optimized = dechaff.optimize(source, verify=verify, progress=clock)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=pathlib.Path(source).parent) as folder:
+        optimized.save(pathlib.Path(folder) / "optimized.onnx", external_data=True)
+    return clock.seconds | {"save": time.perf_counter() - started}
+
+
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    """Seconds by step, and the peak memory of the process in bytes.
+
+    Args:
+        task: ``name`` and ``layers`` of a model, or the ``source`` file; ``verify``.
+    """
+    if "source" in task:
+        steps = _optimize_file(task["source"], task["verify"])
+    else:
+        _optimize_torch(*_WARM_UP, verify="off")  # what is loaded on first use is no cost per layer
+        steps = _optimize_torch(task["name"], task["layers"], task["verify"])
+    return {"steps": steps, "seconds": sum(steps.values()), "peak_bytes": peak_resident_bytes()}
+
+
+def export(task: dict[str, Any]) -> str:
+    """Export a model into a folder, and give the path of the file."""
+    model = ModelUnderTest(task["name"], task["layers"])
+    return str(Exports(model, pathlib.Path(task["export_to"])).plain(task["opset"]))
+
+
+def main() -> None:
+    """In the child: measure, or export the model to a folder."""
+    task = child_task()
+    child_result(export(task) if "export_to" in task else measure(task))
+
+
+if __name__ == "__main__":
+    main()

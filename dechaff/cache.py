@@ -1,0 +1,71 @@
+"""Results of slow measurements, kept between runs.
+
+An entry is a small JSON file named by the digest of what the result depends on. It is written under
+another name and renamed, so that concurrent runs see whole entries only; the last one wins. A cache
+that cannot be read or written is none, and never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+FOLDER_VARIABLE = "DECHAFF_CACHE"
+"""Environment variable that names the cache's folder."""
+
+
+def cache_folder() -> pathlib.Path:
+    """``$DECHAFF_CACHE``, else ``dechaff`` in the user's folder for caches."""
+    given = os.environ.get(FOLDER_VARIABLE)
+    if given:
+        return pathlib.Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "dechaff"
+
+
+def cached(key: Mapping[str, Any], compute: Callable[[], Any], *, use: bool = True) -> Any:
+    """What ``compute`` gives, or gave for the same key before.
+
+    Args:
+        key: all that the result depends on, as JSON has it: versions and the machine too.
+        compute: gives something that JSON can hold.
+        use: whether to read and write the cache; else ``compute`` is called and that is all.
+    """
+    if not use:
+        return compute()
+    text = json.dumps(key, sort_keys=True)
+    path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    entry = _read(path)
+    if entry is not None and entry.get("key") == json.loads(text) and "result" in entry:
+        return entry["result"]
+    result = compute()
+    _write(path, {"key": key, "result": result})
+    return result
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _write(path: pathlib.Path, entry: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(entry, file)
+            os.replace(staged, path)
+        except OSError:
+            pathlib.Path(staged).unlink(missing_ok=True)
+            raise
+    except OSError:
+        return  # a full or read-only disk costs time, not the run

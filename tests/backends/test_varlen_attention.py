@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dechaff.backends import TARGETS, Session, lower
+from dechaff.backends.onnxruntime.varlen_attention import ATTENTION_KERNELS, AttentionKernel
+from dechaff.ir import DOMAIN, Module, infer_shapes, parse
+from tests.ir.test_dialect_ops import ATTENTION, HEADER
+
+ALL_KEYS = """
+    g ({tokens}, int64[N] starts) => (float[T,8] y)
+    <int64 zero = {{0}}, int64 one = {{1}}, int64[3] widths = {{8, 4, 4}}>
+    {{
+        {operands}
+        sizes = Shape (q)
+        count = Gather <axis = 0> (sizes, zero)
+        keys = Range (zero, count, one)
+        y = dechaff.VarlenAttention
+            <q_num_heads = 4, kv_num_heads = 2, scale = 0.4, is_causal = {causal}>
+            (q, k, v, starts, keys, starts)
+    }}
+"""
+SEPARATE = ("float[T,8] q, float[T,4] k, float[T,4] v", "")
+MERGED = ("float[T,16] qkv", "q, k, v = Split <axis = 1> (qkv, widths)")
+WIDTHS = {"q": 8, "k": 4, "v": 4, "qkv": 16}
+
+each_kernel = pytest.mark.parametrize("kernel", ATTENTION_KERNELS)
+
+
+def module_from(text: str) -> Module:
+    module = parse(HEADER + text)
+    infer_shapes(module)
+    return module
+
+
+def tokens_for(module: Module, count: int) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    return {
+        value.name: generator.standard_normal((count, WIDTHS[value.name])).astype(np.float32)
+        for value in module.graph.inputs
+        if value.name in WIDTHS
+    }
+
+
+def check(module: Module, lowered: Module, given: dict[str, Any]) -> None:
+    assert DOMAIN not in {node.domain for node in lowered.nodes()}
+    expected = Session(module, graph_optimizations=False).run(given)["y"]
+    np.testing.assert_allclose(Session(lowered).run(given)["y"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[3, 1, 0, 5], [1, 2], [0, 0], [4], [2, 2, 2], [0, 2, 0, 2], [1, 1, 9]], ids=str
+)
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("operands", [SEPARATE, MERGED], ids=["separate", "merged"])
+@each_kernel
+def test_each_kernel_agrees_with_the_reference(
+    kernel: AttentionKernel, operands: tuple[str, str], causal: int, lengths: list[int]
+) -> None:
+    text = ALL_KEYS.format(tokens=operands[0], operands=operands[1], causal=causal)
+    module = module_from(text)
+    starts = np.array(list(itertools.accumulate(lengths, initial=0)), np.int64)
+    given = tokens_for(module, sum(lengths)) | {"starts": starts}
+    check(module, lower(module, attention=kernel), given)
+
+
+@each_kernel
+def test_what_each_kernel_is_made_of(kernel: AttentionKernel) -> None:
+    text = ALL_KEYS.format(tokens=SEPARATE[0], operands="", causal=0)
+    lowered = lower(module_from(text), attention=kernel)
+    loops = [node for node in lowered.nodes() if node.op_type == "Loop"]
+    assert len(loops) == {"rows": 1, "padded": 0}[kernel]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "key_lengths", "causal"),
+    [
+        ([3, 1, 0, 5], [3, 1, 0, 5], 0),
+        ([3, 1, 0, 5], [3, 1, 0, 5], 1),
+        ([1, 2], [1, 1], 0),
+        ([3, 0, 2], [2, 0, 1], 0),
+        ([0, 0], [0, 0], 0),
+        ([4], [4], 0),
+        ([2, 2, 2], [2, 2, 2], 0),
+        ([2, 2, 2], [2, 2, 2], 1),
+        ([0, 2, 0, 2], [0, 2, 0, 2], 0),
+        ([2, 2], [1, 2], 0),
+    ],
+)
+@pytest.mark.parametrize("target", TARGETS)
+@each_kernel
+def test_keys_that_are_listed(
+    target: str, kernel: AttentionKernel, lengths: list[int], key_lengths: list[int], causal: int
+) -> None:
+    text = ATTENTION.format(q_width=8, kv_width=4, heads=4, kv_heads=2, causal=causal)
+    module = module_from(text)
+    starts = list(itertools.accumulate(lengths, initial=0))
+    keys = [s + i for s, n in zip(starts, key_lengths, strict=False) for i in range(n)]
+    integers = {
+        "starts": starts,
+        "key_index": keys,
+        "key_starts": list(itertools.accumulate(key_lengths, initial=0)),
+    }
+    given = tokens_for(module, sum(lengths))
+    given |= {name: np.array(values, np.int64) for name, values in integers.items()}
+    check(module, lower(module, target, attention=kernel), given)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from benchmarks.child_process import ChildFailedError, run_child
+from benchmarks.grid import __main__ as grid
+from benchmarks.grid.cells import Cell, estimated_seconds, grid_cells, read_cells, write_cell
+from benchmarks.grid.findings import find, geometric_mean, means, verdicts
+from benchmarks.grid.measurement import HOPELESS
+from benchmarks.grid.pages import results_page
+from benchmarks.peers import DECHAFF, LIMIT, PEERS, REFERENCE
+
+CELL = Cell("tiny", 1, "uniform", 16, 128)
+
+
+def row(name: str, ratio: float, rounds: int = 3, error: float = 1e-6) -> dict[str, Any]:
+    return {
+        "name": name,
+        "title": PEERS[name].title,
+        "is_dense_peer": PEERS[name].is_dense_peer,
+        "rounds": rounds,
+        "milliseconds": 10 * ratio,
+        "ratio": ratio,
+        "max_error": error,
+        "ready_seconds": 1.0,
+        "detail": "",
+    }
+
+
+def figures(
+    cell: Cell, peers: dict[str, float], limit: float = 0.96, **others: Any
+) -> dict[str, Any]:
+    rows = [row(name, ratio) for name, ratio in peers.items()]
+    return {
+        "cell": {**vars(cell)},
+        "rows": [*rows, row(DECHAFF, 1.0), row(LIMIT, limit)],
+        "failures": {},
+        "rounds": 3,
+        "threads": 2,
+        "padded_length": cell.sequence,
+        "valid_share": 0.6,
+        "padding_is_zero": True,
+        "peak_resident_bytes": 2**30,
+        "seconds": 12.0,
+        "code": "01234567",
+        **others,
+    }
+
+
+def test_the_best_dense_peer_is_the_fastest_that_got_rounds() -> None:
+    measured = figures(CELL, {"torch": 2.0, "ort18": 1.7})
+    measured["rows"].append(row("openvino", 1.1, rounds=0))
+    found = find(CELL, measured)
+    assert (found.best, found.speedup) == (PEERS["ort18"].title, 1.7)
+    assert found.limit_share == 0.96
+
+
+def test_means_are_geometric_and_the_limit_counts_from_128_on() -> None:
+    cells = [Cell("tiny", 1, "uniform", 16, sequence) for sequence in (64, 128, 256)]
+    found = [
+        find(cell, figures(cell, {"torch": speedup}, limit))
+        for cell, speedup, limit in zip(cells, (1, 2, 4), (0.5, 0.9, 1.0), strict=True)
+    ]
+    (mean,) = means(found)
+    assert mean.speedup == pytest.approx(2)
+    assert mean.limit_share == pytest.approx(geometric_mean([0.9, 1.0]))
+    assert (mean.worst, mean.cells) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({}, ""),
+        ({"peers": {"torch": 1.59}}, "times the best dense peer"),
+        ({"peers": {"torch": 0.96}}, "the worst of all"),
+        ({"limit": 0.94}, "of the limit at S >= 128"),
+        ({"padding_is_zero": False}, "exactly zero"),
+    ],
+)
+def test_each_bar_can_be_missed(change: dict[str, Any], missed: str) -> None:
+    arguments: dict[str, Any] = {"peers": {"torch": 1.7}} | change
+    judged = verdicts([find(CELL, figures(CELL, **arguments))])
+    failed = [text for met, text in judged if not met]
+    assert (missed in " ".join(failed)) if missed else failed == []
+
+
+def test_an_error_above_the_tolerance_is_missed() -> None:
+    measured = figures(CELL, {"torch": 1.7})
+    measured["rows"][1]["max_error"] = 3e-5
+    assert [text for met, text in verdicts([find(CELL, measured)]) if not met] != []
+
+
+def test_the_page_tells_machine_bar_and_what_was_only_tried() -> None:
+    measured = figures(CELL, {"torch": 1.7})
+    measured["rows"].append(row("openvino", HOPELESS * 2, rounds=0))
+    measured["failures"] = {"torch-compile": "no compiler"}
+    page = results_page([find(CELL, measured)], "results.svg")
+    assert "- processor: " in page
+    assert "![speedup by sequence length](results.svg)" in page
+    assert "1 of 1 cells are of an earlier state of dechaff" in page
+    assert "| (3.00x) |" in page
+    assert "- torch-compile did not run: no compiler" in page
+
+
+def test_larger_cells_are_expected_to_take_longer() -> None:
+    cells = grid_cells(["tiny"], 0, ["uniform"], [1, 16], [64, 512])
+    assert len(cells) == 4
+    seconds = [estimated_seconds(cell, 10**8, 7, 20.0, 2) for cell in cells]
+    assert seconds == sorted(seconds)
+    assert seconds[0] < seconds[-1]
+
+
+def test_cells_are_read_as_they_were_written(tmp_path: pathlib.Path) -> None:
+    measured = figures(CELL, {"torch": 2.0})
+    write_cell(tmp_path, CELL, measured)
+    assert read_cells(tmp_path) == {CELL: measured}
+
+
+def test_a_grid_is_measured_once_reported_and_taken_up_again(
+    tiny_results: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--models", "tiny", "--layers", "1", "--batch", "3", "--sequence", "10"]
+    options += [
+        "--rounds",
+        "2",
+        "--peers",
+        REFERENCE,
+        "ort18",
+        LIMIT,
+        "--results",
+        str(tiny_results),
+    ]
+    assert grid.main(options) == 0
+    (measured,) = json.loads((tiny_results / "results.json").read_text())
+    assert {row["name"] for row in measured["rows"]} == {REFERENCE, "ort18", DECHAFF, LIMIT}
+    assert all(row["max_error"] < 1e-5 for row in measured["rows"])
+    assert measured["padding_is_zero"]
+    assert measured["rounds"] == 2
+    assert "| 3 | 10 |" in (tiny_results / "results.md").read_text()
+    assert (tiny_results / "results.png").stat().st_size > 10_000
+    assert (tiny_results / "results.svg").read_text().startswith("<?xml")
+    capsys.readouterr()
+    assert grid.main(options) == 0
+    assert "1 cells, 1 of them measured already" in capsys.readouterr().out
+
+
+def test_an_interruption_keeps_what_is_measured(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write_cell(tmp_path / "cells", CELL, figures(CELL, {"torch": 2.0}))
+    monkeypatch.setattr(grid, "prepare", interrupt)
+    assert grid.main(["--models", "tiny", "--results", str(tmp_path)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 1
+
+
+def test_a_child_that_fails_tells_its_last_line() -> None:
+    with pytest.raises(ChildFailedError, match="exit code 1: KeyError: 'cell'"):
+        run_child("benchmarks.grid.measurement", {})
