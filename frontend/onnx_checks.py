@@ -123,6 +123,12 @@ def _check_tensor(tensor: onnx.TensorProto, source: str) -> None:
             f"{where} carries its values {len(fields)} times ({', '.join(fields)}): programs would "
             "disagree about which to use"
         )
+    texts = [
+        tensor.name,
+        *(text for item in tensor.external_data for text in (item.key, item.value)),
+    ]
+    if not all(isinstance(text, str) for text in texts):
+        raise ModelRejectedError(f"{where} has a name or a location that is no text")
     if tensor.data_type not in _DATA_TYPES:
         raise ModelRejectedError(f"{where} has the unknown dtype {tensor.data_type}")
     if any(size < 0 for size in tensor.dims):
@@ -216,6 +222,9 @@ def _attribute_problems(module: Module) -> Iterator[str]:
             schema = onnx.defs.get_schema(node.op_type, module.opset, "")
         except onnx.defs.SchemaError:
             continue
+        unknown = sorted(set(node.attributes) - set(schema.attributes))
+        if node.op_type == "Constant" and (unknown or len(node.attributes) != 1):
+            yield f"one attribute is expected that holds the value, in\n    {node_text(node)}"
         for name, declared in schema.attributes.items():
             given = node.attributes.get(name)
             if given is None and declared.required:

@@ -58,6 +58,9 @@ class Session:
         (settings or SessionSettings()).apply_to(options)
         if not graph_optimizations:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            # A weight packed ahead is summed in another order than one that is computed; and a
+            # session for a few tokens is done before packing would pay.
+            options.add_session_config_entry("session.disable_prepacking", "1")
         proto, weights = _without_weights(module)
         # The runtime keeps pointers into these arrays: they must live as long as the session.
         self._weights = {

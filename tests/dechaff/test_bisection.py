@@ -108,7 +108,8 @@ def test_the_command_in_the_repro_runs_by_itself(tmp_path: pathlib.Path) -> None
 
 
 def test_twenty_kinds_of_faults_are_planted() -> None:
-    assert len({fault.name for fault in (*NUMERIC_FAULTS, WrongShape, Crashes)}) >= 20
+    faults: tuple[type[Replant], ...] = (*NUMERIC_FAULTS, WrongShape, Crashes)
+    assert len({fault.name for fault in faults}) >= 20
 
 
 def test_the_repro_says_what_was_found_and_with_what(tmp_path: pathlib.Path) -> None:

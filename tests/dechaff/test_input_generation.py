@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dechaff.input_generation import InputCase, generate_inputs
+from dechaff.input_generation import MIXED, InputCase, few_cases, generate_inputs
 from dechaff.input_roles import Role, input_roles
 from dechaff.ir import SymbolRange, parse
 
@@ -100,3 +100,26 @@ def test_the_same_module_gives_the_same_inputs() -> None:
     first, second = generate_inputs(masked_encoder()), generate_inputs(masked_encoder())
     for left, right in zip(first, second, strict=True):
         assert all(np.array_equal(left.inputs[k], right.inputs[k]) for k in left.inputs)
+
+
+def test_one_case_has_rows_padded_in_all_ways() -> None:
+    cases = generate_inputs(masked_encoder())
+    (mixed,) = [case for case in cases if case.name == MIXED]
+    mask = mixed.inputs["attention_mask"]
+    assert mask[0].all()
+    assert not mask[-1].any()
+    assert len({tuple(row) for row in mask.tolist()}) == len(mask)
+    assert [cases[index].name for index in few_cases(cases)] == [MIXED]
+
+
+def test_cases_that_a_caller_gave_are_among_the_few() -> None:
+    cases = [InputCase("example inputs", {}), *generate_inputs(masked_encoder())]
+    assert [cases[index].name for index in few_cases(cases)] == ["example inputs", MIXED]
+    assert few_cases(cases[:3]) == [0, 1, 2]
+
+
+def test_ids_reach_both_ends_of_their_table() -> None:
+    for case in generate_inputs(masked_encoder()):
+        ids = case.inputs["input_ids"]
+        assert ids.reshape(-1)[0] == 0
+        assert ids.reshape(-1)[-1] == ids.max()

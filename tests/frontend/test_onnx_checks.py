@@ -257,3 +257,21 @@ def test_a_text_model_is_checked_like_any_other(tmp_path: Path) -> None:
     path.write_text(TEXT.replace("float[4] w = {1, 2, 3, 4}", "float[4] w = {1, 2}"))
     with pytest.raises(ModelRejectedError, match="its shape needs 4"):
         from_onnx(path)
+
+
+@pytest.mark.parametrize("name", ["valug", None])
+def test_a_constant_without_its_value_is_refused(name: str | None) -> None:
+    """Found by fuzzing."""
+    model = proto()
+    node = model.graph.node.add(op_type="Constant", output=["c"])
+    if name is not None:
+        node.attribute.add(name=name, type=onnx.AttributeProto.INT, i=3)
+    with pytest.raises(ModelRejectedError, match="one attribute is expected that holds the value"):
+        from_onnx(model)
+
+
+def test_a_location_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Found by fuzzing."""
+    data = external("weights.bin").SerializeToString().replace(b"weights.bin", b"\xff\xfeights.bin")
+    (tmp_path / "model.onnx").write_bytes(data)
+    assert "is no text" in refusal(tmp_path / "model.onnx")
