@@ -9,11 +9,11 @@ import onnx_ir as ir
 from dechaff.ir import Module, ValidPositions
 
 from .matching import rank
-from .padding.layouts import same_size
+from .padding.layouts import Escape, same_size
 from .padding.mask_facts import MaskFacts
 from .padding.packer import Packer
 from .padding.placement import Placement, place
-from .padding.token_flow import Escape, TokenFlow, analyze
+from .padding.token_flow import TokenFlow, analyze
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
 

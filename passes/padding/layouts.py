@@ -9,6 +9,18 @@ import onnx_ir as ir
 from dechaff.ir import Dim, to_expression
 
 
+class Escape(Exception):  # noqa: N818  (control flow: the pass declines, nothing is wrong)
+    """Taint reaches an operation that mixes positions.
+
+    Attributes:
+        node: the operation that stopped padding removal.
+    """
+
+    def __init__(self, node: ir.Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
+
+
 class NotTokenWise(Exception):  # noqa: N818  (control flow, not an error)
     """An operation mixes positions, or cannot be shown not to; the reason is for the report."""
 

@@ -17,29 +17,18 @@ from dechaff.passes.matching import (
     ancestors,
     rank,
     scalar,
+    used_only_by,
     values_read,
 )
 
 from .attention_rule import under_its_mask, visibility
 from .intervals import ONE, ZERO
-from .layouts import Layout, NotTokenWise, leading_layout, same_size
+from .layouts import Escape, Layout, NotTokenWise, leading_layout, same_size
 from .mask_facts import MaskFacts, Visibility
 from .selections import selected_positions
 from .token_rules import TOKEN_RULES
 
 _STARTS = ("MatMul", "LayerNormalization", "RMSNormalization")
-
-
-class Escape(Exception):  # noqa: N818  (control flow: the pass declines, nothing is wrong)
-    """Taint reaches an operation that mixes positions.
-
-    Attributes:
-        node: the operation that stopped padding removal.
-    """
-
-    def __init__(self, node: ir.Node, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
 
 
 @dataclasses.dataclass
@@ -270,7 +259,7 @@ class _Walk:
         for node in reversed(list(self._module.graph)):
             if any(output in self._tainted for output in node.outputs) or node.domain != "":
                 continue
-            if not _used_only_by(node, inside):
+            if not used_only_by(node, inside):
                 continue
             found = self._token_operands(node)
             rule = TOKEN_RULES.get(node.op_type)
@@ -304,9 +293,3 @@ def _is_start(node: ir.Node, mask: ir.Value) -> bool:
         return False
     layout = leading_layout(node.inputs[0], mask)
     return layout is not None and layout.rank >= 3
-
-
-def _used_only_by(node: ir.Node, inside: set[ir.Node]) -> bool:
-    uses = [use for output in node.outputs for use in output.uses()]
-    escapes = any(output.is_graph_output() for output in node.outputs)
-    return bool(uses) and not escapes and all(use.node in inside for use in uses)
