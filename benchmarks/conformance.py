@@ -67,10 +67,14 @@ def backend_tests() -> list[BackendTest]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         nodes = sorted(load_model_tests(kind="node"), key=lambda case: case.name)
-    tests = [BackendTest(f"node/{case.name}", case.model, case.data_sets) for case in nodes]
+    tests = [
+        BackendTest(f"node/{case.name}", case.model, case.data_sets or ())
+        for case in nodes
+        if case.model is not None
+    ]
     for kind in _FOLDERS:
         for case in sorted(load_model_tests(kind=kind), key=lambda case: case.name):
-            folder = pathlib.Path(case.model_dir)
+            folder = pathlib.Path(case.model_dir or "")
             tests.append(_from_folder(f"{kind}/{case.name}", folder))
     return tests
 

@@ -14,6 +14,7 @@ from dechaff import __version__
 
 from .command_line_checks import bisect, verify
 from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
+from .explain_command import explain
 from .view_command import view
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def inspect(source: str, as_json: bool) -> None:
 
 
 cli.add_command(view)
+cli.add_command(explain)
 
 
 def _one_of(role: str, positional: str | None, option: str | None) -> str:

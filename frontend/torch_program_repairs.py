@@ -54,5 +54,5 @@ def _broadcasts_heads(node: torch.fx.Node) -> bool:
     values = [arg.meta.get("val") for arg in node.args[:3] if isinstance(arg, torch.fx.Node)]
     if len(values) != 3 or any(value is None or value.dim() != 4 for value in values):
         return False
-    query, key, value = (tensor.shape[1] for tensor in values)
-    return query != 1 and key == 1 and value == 1
+    query, key, value = (tensor.shape[1] for tensor in values if tensor is not None)
+    return bool(query != 1 and key == 1 and value == 1)

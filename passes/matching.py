@@ -137,3 +137,10 @@ def same_dim(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
     if isinstance(left, int) or isinstance(right, int):
         return left == right
     return left.value is not None and left.value == right.value
+
+
+def used_only_by(node: ir.Node, inside: set[ir.Node]) -> bool:
+    """Whether something reads the results of a node, and only nodes of the set do."""
+    uses = [use for output in node.outputs for use in output.uses()]
+    escapes = any(output.is_graph_output() for output in node.outputs)
+    return bool(uses) and not escapes and all(use.node in inside for use in uses)

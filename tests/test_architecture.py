@@ -26,7 +26,7 @@ HOMES = {
     "transformers": ("frontend/torch_",),
     "tvm": ("backends/tvm/",),
     "onnxruntime": ("backends/onnxruntime/",),
-    "click": ("dechaff/command_line", "dechaff/view_command.py"),
+    "click": ("dechaff/command_line", "dechaff/view_command.py", "dechaff/explain_command.py"),
 }
 """The only files of the product, by the start of their path, that import a package."""
 

@@ -82,8 +82,22 @@ def _capture(family: Family, door: str, folder: pathlib.Path) -> tuple[Module, I
         if door == "torch":
             return import_model(model, inputs), inputs
         path = folder / f"{door}.onnx"
-        _export(model, path, int(door.removeprefix("onnx")), inputs, axes)
+        opset = int(door.removeprefix("onnx"))
+        try:
+            _export(model, path, opset, inputs, axes)
+        except Exception:  # torch's exporter: it fails in many ways, mostly over whole attention
+            if not _spell_attention_out(model):
+                raise
+            _export(model, path, opset, inputs, axes)
         return import_model(path, inputs), inputs
+
+
+def _spell_attention_out(model: torch.nn.Module) -> bool:
+    """Let a model of transformers write attention in primitive operators; False if it cannot."""
+    models: list[Any] = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
+    for part in models[:1]:
+        part.set_attn_implementation("eager")
+    return bool(models)
 
 
 def _export(
@@ -91,22 +105,25 @@ def _export(
 ) -> None:
     import torch
 
+    from dechaff.frontend.torch_program_repairs import experts_in_standard_operators
+
     names = sorted({name for each in axes.values() for name in each.values()})
     sizes = {name: torch.export.Dim(name) for name in names}
     shapes = {
         name: {axis: sizes[size] for axis, size in axes.get(name, {}).items()} for name in inputs
     }
-    torch.onnx.export(
-        model,
-        (),
-        str(path),
-        kwargs=inputs,
-        input_names=list(inputs),
-        dynamic_shapes=shapes,
-        opset_version=opset,
-        dynamo=True,
-        verbose=False,
-    )
+    with experts_in_standard_operators(model):
+        torch.onnx.export(
+            model,
+            (),
+            str(path),
+            kwargs=inputs,
+            input_names=list(inputs),
+            dynamic_shapes=shapes,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
 
 
 def _optimize(outcome: Outcome, module: Module, inputs: Inputs) -> Outcome:

@@ -15,6 +15,7 @@ from dechaff.passes.matching import (
     ancestors,
     rank,
     scalar,
+    used_only_by,
     values_read,
 )
 
@@ -232,7 +233,7 @@ class _Walk:
         for node in reversed(list(self._module.graph)):
             if any(output in self._tainted for output in node.outputs) or node.domain != "":
                 continue
-            if not _used_only_by(node, inside):
+            if not used_only_by(node, inside):
                 continue
             found = self._token_operands(node)
             rule = TOKEN_RULES.get(node.op_type)
@@ -266,9 +267,3 @@ def _is_start(node: ir.Node, mask: ir.Value) -> bool:
         return False
     layout = leading_layout(node.inputs[0], mask)
     return layout is not None and layout.rank >= 3
-
-
-def _used_only_by(node: ir.Node, inside: set[ir.Node]) -> bool:
-    uses = [use for output in node.outputs for use in output.uses()]
-    escapes = any(output.is_graph_output() for output in node.outputs)
-    return bool(uses) and not escapes and all(use.node in inside for use in uses)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import MixtralConfig, MixtralModel
@@ -18,14 +20,21 @@ class MultiQuery(nn.Module):
 def test_a_single_head_of_keys_serves_all_queries() -> None:
     query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 1, 5, 8)
     captured = from_torch(MultiQuery(), (query, key))
-    expected = MultiQuery()(query, key)
+    expected = MultiQuery().forward(query, key)
     torch.testing.assert_close(call(captured, query=query, key=key), expected)
 
 
 def test_a_mixture_of_experts_is_captured_and_stays_as_it_was() -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    config = MixtralConfig(**sizes, **heads, num_local_experts=3, vocab_size=40, use_cache=False)
+    config: Any = MixtralConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=3,
+        vocab_size=40,
+        use_cache=False,
+    )
     model = MixtralModel(config).eval()
     before = config._experts_implementation
     ids = torch.arange(12).reshape(3, 4)
