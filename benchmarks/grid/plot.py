@@ -83,10 +83,8 @@ def _legend(figure: Any, findings: Sequence[Finding]) -> None:
 
     batches = sorted({item.cell.batch for item in findings})
     handles = [
-        Line2D(
-            [], [], color=_color(batch), marker=_MARKERS[index % len(_MARKERS)], label=f"B={batch}"
-        )
-        for index, batch in enumerate(batches)
+        Line2D([], [], color=_color(batch), marker=_marker(batch), label=f"B={batch}")
+        for batch in batches
     ]
     handles.append(Line2D([], [], color=_GREY, linestyle=":", label="limit: one at a time"))
     figure.legend(
