@@ -57,11 +57,11 @@ def plot(findings: Sequence[Finding], files: Sequence[pathlib.Path]) -> None:
 
 def _panel(axis: Any, title: str, group: Sequence[Finding]) -> None:
     sequences = sorted({item.cell.sequence for item in group})
-    for index, batch in enumerate(sorted({item.cell.batch for item in group})):
+    for batch in sorted({item.cell.batch for item in group}):
         line = sorted((i for i in group if i.cell.batch == batch), key=lambda i: i.cell.sequence)
         places = [sequences.index(item.cell.sequence) for item in line]
         color = _color(batch)
-        marker = _MARKERS[index % len(_MARKERS)]
+        marker = _marker(batch)
         axis.plot(places, [i.speedup for i in line], marker=marker, color=color, markersize=5)
         limits = [
             (p, i.speedup / i.limit_share)
@@ -83,10 +83,8 @@ def _legend(figure: Any, findings: Sequence[Finding]) -> None:
 
     batches = sorted({item.cell.batch for item in findings})
     handles = [
-        Line2D(
-            [], [], color=_color(batch), marker=_MARKERS[index % len(_MARKERS)], label=f"B={batch}"
-        )
-        for index, batch in enumerate(batches)
+        Line2D([], [], color=_color(batch), marker=_marker(batch), label=f"B={batch}")
+        for batch in batches
     ]
     handles.append(Line2D([], [], color=_GREY, linestyle=":", label="limit: one at a time"))
     figure.legend(
@@ -99,6 +97,10 @@ def _color(batch: int) -> Any:
     import matplotlib.pyplot as plt
 
     return plt.get_cmap("viridis")(0.85 - 0.8 * min(batch.bit_length() - 1, 5) / 5)
+
+
+def _marker(batch: int) -> str:
+    return _MARKERS[batch.bit_length() % len(_MARKERS)]
 
 
 def _model(item: Finding) -> str:
