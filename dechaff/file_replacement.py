@@ -113,7 +113,10 @@ def _remove_abandoned(parent: pathlib.Path, prefix: str) -> None:
     for path in parent.iterdir():
         if not path.name.startswith(prefix):
             continue
-        lock = _lock(path, wait=False)
+        try:
+            lock = _lock(path, wait=False)
+        except FileNotFoundError:  # its process has just removed it
+            continue
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
