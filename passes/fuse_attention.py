@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -122,11 +124,11 @@ def _build_mask(found: AttentionMatch, builder: GraphBuilder) -> ir.Value | None
     """One additive mask of all terms, its query dimension written out as the runtime wants it."""
     if not found.masks:
         return None
-    terms = [_additive(term, found, builder) for term in found.masks]
-    total = terms[0]
+    terms = list(reversed(found.masks))  # the innermost first, as the original computes
+    total = _additive(terms[0], found, builder)
     for term in terms[1:]:
-        total = builder.op("Add", [total, term])
-    if any(term.fill is None for term in found.masks):
+        total = _combined(total, term, found, builder)
+    if len(terms) > 1 or terms[0].fill is None:
         total = _raised(total, found, builder)
     if _is_written_out(total, found):
         return total
@@ -172,9 +174,27 @@ def _mask_shape(mask: ir.Value, found: AttentionMatch, builder: GraphBuilder) ->
 def _additive(term: MaskTerm, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
     if term.fill is None:
         return term.value
-    dtype = found.query.dtype.numpy() if found.query.dtype else np.dtype(np.float32)
+    zero = builder.constant(np.array(0, _dtype(found)), "zero_bias")
+    return _selected(term, zero, found, builder)
+
+
+def _combined(
+    inner: ir.Value, term: MaskTerm, found: AttentionMatch, builder: GraphBuilder
+) -> ir.Value:
+    """A further mask over the masks before it; a selection replaces what they said."""
+    if term.fill is None:
+        return builder.op("Add", [inner, term.value])
+    return _selected(term, inner, found, builder)
+
+
+def _selected(
+    term: MaskTerm, otherwise: ir.Value, found: AttentionMatch, builder: GraphBuilder
+) -> ir.Value:
     masked = -np.inf if found.empty_rows_are_zero else _LOWEST_BIAS
-    fill = builder.constant(np.array(masked, dtype), "masked_bias")
-    zero = builder.constant(np.array(0, dtype), "zero_bias")
-    chosen = [fill, zero] if term.masked_where else [zero, fill]
+    fill = builder.constant(np.array(masked, _dtype(found)), "masked_bias")
+    chosen = [fill, otherwise] if term.masked_where else [otherwise, fill]
     return builder.op("Where", [term.value, *chosen])
+
+
+def _dtype(found: AttentionMatch) -> np.dtype[Any]:
+    return found.query.dtype.numpy() if found.query.dtype else np.dtype(np.float32)

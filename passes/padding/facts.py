@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
 
 from .intervals import ANYTHING, Interval
 
@@ -101,3 +106,26 @@ def combine(facts: list[Fact], change: Callable[..., Interval]) -> Fact | None:
         change(*(fact.in_future for fact in facts)) if diagonals else None,
         diagonals.pop() if diagonals else None,
     )
+
+
+def constant_fact(tensor: ir.TensorProtocol) -> Fact:
+    """What the entries of a constant show, the two sides of its diagonal apart."""
+    array = tensor.numpy()
+    if array.size == 0 or array.dtype.kind not in "biuf":
+        return UNKNOWN
+    everywhere = _span(array)
+    if everywhere is None or array.ndim < 2 or array.shape[-1] != array.shape[-2]:
+        return UNKNOWN if everywhere is None else Fact(None, everywhere)
+    ahead = np.triu(np.ones(array.shape[-2:], bool), 1)
+    valid, future = _span(array[..., ~ahead]), _span(array[..., ahead])
+    if valid is None or future is None:
+        return Fact(None, everywhere)
+    return Fact(None, valid, {}, future, (-2, -1))
+
+
+def _span(array: np.ndarray[Any, Any]) -> Interval | None:
+    """Smallest and largest entry; None if there is none, or one that is not a number."""
+    if array.size == 0:
+        return None
+    low, high = float(array.min()), float(array.max())
+    return None if math.isnan(low) or math.isnan(high) else Interval(low, high)

@@ -11,15 +11,13 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import ShapeData, constant_value
-from dechaff.passes.matching import permutation
+from dechaff.passes.matching import integer_attribute, permutation
 
-from .facts import UNKNOWN, Fact, combine
+from .facts import UNKNOWN, Fact, combine, constant_fact
 from .intervals import ANYTHING, BOOLEAN, ONE, ZERO, Interval, compare, truth
 
 MASKED_BELOW = -9999.0
@@ -77,6 +75,20 @@ class MaskFacts:
         hidden = fact.in_future == ZERO if _is_bool(mask) else fact.in_future.high <= MASKED_BELOW
         return Visibility.CAUSAL if hidden and fact.causal_axes == (-2, -1) else None
 
+    def changes_padded_queries(self, attention: ir.Node, mask: ir.Value) -> str | None:
+        """Why a padded query may not see the valid keys of its row as another does; else None.
+
+        Under a finite bias a query that sees no key at all sees padding, each key alike.
+        """
+        fact = self.of(mask)
+        if -2 in fact.padded:
+            return "the mask treats padded queries apart"
+        lowest = min(fact.valid.low, fact.in_future.low)
+        hides_valid_keys = lowest <= MASKED_BELOW or integer_attribute(attention, "is_causal", 0)
+        if not _is_bool(mask) and hides_valid_keys:
+            return "under its mask a padded query may see no token, only padding"
+        return None
+
     def is_zero_at_padding(self, value: ir.Value, batch_axis: int, sequence_axis: int) -> bool:
         """Whether entries are zero wherever the index of ``sequence_axis`` is padding."""
         fact = self.of(value)
@@ -85,7 +97,7 @@ class MaskFacts:
     def _compute(self, value: ir.Value) -> Fact:
         constant = constant_value(value)
         if constant is not None:
-            return _constant_fact(constant)
+            return constant_fact(constant)
         node = value.producer()
         default = Fact(None, BOOLEAN) if _is_bool(value) else UNKNOWN
         if node is None or node.domain != "":
@@ -96,28 +108,6 @@ class MaskFacts:
 
 def _is_bool(value: ir.Value) -> bool:
     return value.dtype is ir.DataType.BOOL
-
-
-def _constant_fact(tensor: ir.TensorProtocol) -> Fact:
-    array = tensor.numpy()
-    if array.size == 0 or array.dtype.kind not in "biuf":
-        return UNKNOWN
-    everywhere = _span(array)
-    if everywhere is None or array.ndim < 2 or array.shape[-1] != array.shape[-2]:
-        return UNKNOWN if everywhere is None else Fact(None, everywhere)
-    ahead = np.triu(np.ones(array.shape[-2:], bool), 1)
-    valid, future = _span(array[..., ~ahead]), _span(array[..., ahead])
-    if valid is None or future is None:
-        return Fact(None, everywhere)
-    return Fact(None, valid, {}, future, (-2, -1))
-
-
-def _span(array: np.ndarray[Any, Any]) -> Interval | None:
-    """Smallest and largest entry; None if there is none, or one that is not a number."""
-    if array.size == 0:
-        return None
-    low, high = float(array.min()), float(array.max())
-    return None if math.isnan(low) or math.isnan(high) else Interval(low, high)
 
 
 Rule = Callable[[MaskFacts, ir.Node], Fact | None]
@@ -261,7 +251,7 @@ def _looked_up(facts: MaskFacts, node: ir.Node) -> Fact | None:
 
 def _filled(facts: MaskFacts, node: ir.Node) -> Fact | None:
     fill = node.attributes.get("value")
-    return Fact(None, ZERO) if fill is None else _constant_fact(fill.as_tensor())
+    return Fact(None, ZERO) if fill is None else constant_fact(fill.as_tensor())
 
 
 _RULES: dict[str, Rule] = {

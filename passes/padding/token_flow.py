@@ -47,7 +47,7 @@ class _Walk:
         self._tainted: set[ir.Value] = set()
         # Zero at padding in the original as well: what reads them unpacked reads the same numbers.
         self._exact: set[ir.Value] = set()
-        self._query_masked: ir.Node | None = None
+        self._no_picking: Escape | None = None
         self._mask_ancestors = ancestors(mask)
 
     def run(self) -> TokenFlow:
@@ -159,8 +159,8 @@ class _Walk:
         expected = Layout(4, 0, 2) if rank(query) == 4 else Layout(3, 0, 1)
         if any(self._flow.layouts.get(v, expected) != expected for v in node.inputs[:3] if v):
             raise Escape(node, "batch and sequence of its operands lie on unexpected axes")
-        if mask is not None and -2 in self._facts.of(mask).padded:
-            self._query_masked = node
+        if mask is not None and (reason := self._facts.changes_padded_queries(node, mask)):
+            self._no_picking = Escape(node, f"a position is picked from the sequence, and {reason}")
         self._taint(node, expected)
         visible = self._visibility(node, mask)
         if visible is not None:
@@ -221,11 +221,8 @@ class _Walk:
                 continue
             del self._flow.varlen[node]
             self._flow.packable.remove(node)
-        if self._flow.selections and self._query_masked is not None:
-            raise Escape(
-                self._query_masked,
-                "a position is picked from the sequence, and the mask treats padded queries apart",
-            )
+        if self._flow.selections and self._no_picking is not None:
+            raise self._no_picking
 
     def _extend_upstream(self) -> None:
         """Take in token-wise nodes before the region whose results only the region uses."""

@@ -140,3 +140,17 @@ def test_columns_of_one_matrix_are_cut_row_by_row(axis: int, keys: str) -> None:
     assert all(node.op_type != "Split" or node.inputs[0] is not qkv_input for node in lowered.graph)
     expected = Session(module, graph_optimizations=False).run(inputs)["y"]
     np.testing.assert_allclose(Session(lowered).run(inputs)["y"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_models_of_a_newer_opset_take_the_dialect(target: str) -> None:
+    model = parse(
+        """<ir_version: 10, opset_import: ["" : 24, "dechaff" : 1]>
+        g (float[B,S,4] x, bool[B,S] mask) => (float[T,4] y)
+        { index, starts, position = dechaff.TokenLayout (mask)
+          y = dechaff.Pack (x, index, mask) }"""
+    )
+    infer_shapes(model)
+    lowered = lower(model, target)
+    assert lowered.opset == 24
+    assert DOMAIN not in domains(lowered)

@@ -370,3 +370,17 @@ def test_a_model_without_attention_is_left_alone_and_says_so() -> None:
     _, _, record = remove_padding(text)
     assert not record.changed
     assert "no attention" in record.notes[0]
+
+
+def test_a_picked_position_that_may_see_only_padding_keeps_it() -> None:
+    options = {"after": "y = Gather <axis = 1> (r, final)", "outputs": "float[B,4] y"}
+    text = masked_by_position("visible", **options).replace(
+        "c = Attention",
+        """no_bias = Constant <value = float {0.0}> ()
+        low_bias = Constant <value = float {-1e30}> ()
+        bias = Where (both, no_bias, low_bias)
+        c = Attention""",
+    )
+    _, _, record = remove_padding(text.replace("(h, h, h, both)", "(h, h, h, bias)"))
+    assert not record.changed
+    assert "may see no token" in record.misses[0].reason
