@@ -16,7 +16,7 @@ import onnx_ir.passes.common as common_passes
 from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
 from dechaff.passes import Rewriter
 
-from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu, lower_skip_normalization
+from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
 from .masked_varlen_attention import lower_masked_varlen_attention
 from .packing_kernels import lower_pack
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
@@ -29,9 +29,6 @@ NodeLowering = Callable[[ir.Node, Rewriter], bool]
 """Replaces a node and says True, or declines and says False."""
 
 _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
-    "BiasSkipLayerNormalization": lower_skip_normalization,
-    "SkipLayerNormalization": lower_skip_normalization,
-    "SkipRMSNormalization": lower_skip_normalization,
     "BiasGelu": lower_bias_gelu,
 }
 """To contrib operators; for the target ``cpu`` only."""
