@@ -151,7 +151,7 @@ def _new_session(path: pathlib.Path, threads: int) -> Any:
 def _dechaff(passes: str) -> Callable[[Task], Runner]:
     def build(task: Task) -> Runner:
         optimized = _optimized(task, passes)
-        detail = "" if optimized.report is None else " ".join(optimized.report.notes)
+        detail = "" if optimized.report is None else "; ".join(optimized.report.notes)
         return Runner(
             lambda: optimized.run(task.inputs), lambda result: list(result.values()), detail
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command_line_options import debug_option
+from .command_line_options import debug_option, isolation_options
 
 if TYPE_CHECKING:
     from dechaff.passes import Miss, PassRecord
@@ -23,6 +23,7 @@ _NOTHING_NEAR = "nothing in the graph comes near its patterns"
 @click.option("--pass", "names", multiple=True, metavar="PASS", help="Tell of this pass only.")
 @click.option("--passes", default="default", metavar="LIST", help="Pass list to run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@isolation_options
 @debug_option
 def explain(source: str, names: tuple[str, ...], passes: str, as_json: bool) -> None:
     """Show which rewrites a model gets, and for the others the condition that failed and where.

@@ -11,6 +11,7 @@ import time
 import onnx_ir as ir
 import pytest
 
+from dechaff.command_line import cli
 from dechaff.isolation import memory_limit
 
 from .examples import masked_encoder
@@ -127,6 +128,14 @@ def is_running(process: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_every_command_that_reads_models_can_be_isolated() -> None:
+    offers = {
+        name: any(option.name == "isolate" for option in command.params)
+        for name, command in cli.commands.items()
+    }
+    assert [name for name, offered in offers.items() if not offered] == ["passes"]
 
 
 def test_without_isolation_the_program_itself_works(model: pathlib.Path) -> None:
