@@ -115,7 +115,10 @@ def _convert(pass_name: str, option: str, text: str, wanted: Any) -> Any:
 
 
 def _check_order(chosen: Sequence[Pass]) -> None:
-    position = {step.name: index for index, step in enumerate(chosen)}
+    """A pass may be listed again: what it must come after then stands before it already."""
+    position: dict[str, int] = {}
+    for index, step in enumerate(chosen):
+        position.setdefault(step.name, index)
     for index, step in enumerate(chosen):
         for earlier in step.after:
             if position.get(earlier, -1) > index:

@@ -222,7 +222,7 @@ def test_modules_that_follow_each_other_stand_in_a_column(
 ) -> None:
     page = pages.open(deep_trace, "pass=1")
     found = page.evaluate(CENTRES)
-    assert len(found) == 12
+    assert len(found) == 14
     centres = [centre for centre, _ in found]
     assert max(centres) - min(centres) < max(width for _, width in found)
 

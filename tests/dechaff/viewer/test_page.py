@@ -254,7 +254,7 @@ def test_everything_is_reached_by_keyboard(pages: Pages, bert_trace: dict[str, A
 def test_a_deep_model_is_small_and_opens_collapsed(
     pages: Pages, deep_trace: dict[str, Any]
 ) -> None:
-    assert len(deep_trace["initial"]["nodes"]) > 1400
+    assert len(deep_trace["initial"]["nodes"]) > 1500
     assert len(deep_trace["steps"]) >= 25
     assert len(render_page(deep_trace)) < 5_000_000
     page = pages.open(deep_trace, "pass=0")
