@@ -9,6 +9,9 @@ import sympy
 
 from .dialect import DialectOp, Dims, known_dims, register
 
+PACKED_ATTENTIONS = ("VarlenAttention", "MaskedVarlenAttention")
+"""The dialect's operators for attention over packed sequences."""
+
 
 def _varlen_shapes(shapes: Sequence[Dims | None], attributes: Mapping[str, ir.Attr]) -> list[Dims]:
     tokens = known_dims(shapes, 0)[0]

@@ -10,7 +10,14 @@ import onnx_ir as ir
 from dechaff.ir import DOMAIN, Module, constant_value
 
 from .fuse_bias_gelu import dense_and_bias
-from .matching import float_attribute, integer_attribute, is_op, only_consumer, sizes_of
+from .matching import (
+    float_attribute,
+    integer_attribute,
+    is_op,
+    is_packed_attention,
+    only_consumer,
+    sizes_of,
+)
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
 
@@ -82,9 +89,9 @@ class _Biased:
 
 def _is_attention_over_tokens(node: ir.Node) -> bool:
     """Whether heads are split by the operator, so that operands are results of dense layers."""
-    if node.domain == DOMAIN and node.op_type in ("VarlenAttention", "MaskedVarlenAttention"):
-        return True
-    return is_op(node, "Attention") and "kv_num_heads" in node.attributes
+    return is_packed_attention(node) or (
+        is_op(node, "Attention") and "kv_num_heads" in node.attributes
+    )
 
 
 def _drop_key_bias(attention: ir.Node, rewriter: Rewriter) -> None:

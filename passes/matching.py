@@ -6,12 +6,18 @@ from collections.abc import Container
 
 import onnx_ir as ir
 
-from dechaff.ir import constant_value
+from dechaff.ir import DOMAIN, constant_value
+from dechaff.ir.attention_ops import PACKED_ATTENTIONS
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether the node is one of the standard operators named."""
     return node is not None and node.domain == "" and node.op_type in op_types
+
+
+def is_packed_attention(node: ir.Node) -> bool:
+    """Whether the node is one of the dialect's attentions over packed sequences."""
+    return node.domain == DOMAIN and node.op_type in PACKED_ATTENTIONS
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from dechaff.ir import DOMAIN, Module, constant_value
 
 from .fuse_bias_gelu import dense_and_bias
-from .matching import is_op, only_consumer, sizes_of
+from .matching import is_op, is_packed_attention, only_consumer, sizes_of
 from .pass_base import Numerics, Pass
 from .rewriter import GraphBuilder, Rewriter
 
@@ -130,9 +130,7 @@ def _plan(module: Module, rewriter: Rewriter) -> list[_Group]:
 
 
 def _is_attention(node: ir.Node) -> bool:
-    return is_op(node, "Attention") or (
-        node.domain == DOMAIN and node.op_type in ("VarlenAttention", "MaskedVarlenAttention")
-    )
+    return is_op(node, "Attention") or is_packed_attention(node)
 
 
 def _projections(attention: ir.Node, rewriter: Rewriter) -> Iterator[_Projection]:

@@ -12,6 +12,7 @@ from benchmarks.exports import quiet
 from dechaff.backends import lower
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError, Module
+from dechaff.ir.attention_ops import PACKED_ATTENTIONS
 from dechaff.model_import import example_case, import_model
 from dechaff.optimization import weakest_numerics
 from dechaff.passes import PassRecord, parse_pass_list, run_passes
@@ -27,8 +28,7 @@ DOORS = ("torch", "onnx18", "onnx23")
 """``torch``: the module itself. ``onnx18``: a file that torch exported at opset 18."""
 
 TARGETS = ("cpu", "portable")
-_PACKED_ATTENTIONS = ("VarlenAttention", "MaskedVarlenAttention")
-_ATTENTIONS = ("Attention", *_PACKED_ATTENTIONS)
+_ATTENTIONS = ("Attention", *PACKED_ATTENTIONS)
 _REASON_LENGTH = 150
 
 
@@ -151,7 +151,7 @@ def _findings(module: Module, records: Sequence[PassRecord]) -> dict[str, Any]:
     return {
         "attentions": sum(node.op_type in _ATTENTIONS for node in nodes),
         "packed_nodes": packed,
-        "packed_attentions": sum(node.op_type in _PACKED_ATTENTIONS for node in nodes),
+        "packed_attentions": sum(node.op_type in PACKED_ATTENTIONS for node in nodes),
         "reason": "" if packed else _why_padding_stays(module, removal),
     }
 
