@@ -21,7 +21,8 @@ from dechaff.ir import DechaffError
 from dechaff.model_import import import_model
 from dechaff.optimization import weakest_numerics
 from dechaff.passes import parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result
+from dechaff.reference import Reference
+from dechaff.verification import verify_result
 
 _RESULTS = pathlib.Path("docs/generated.jsonl")
 _DONE, _WRONG = 0, 1

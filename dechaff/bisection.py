@@ -17,8 +17,8 @@ from .input_generation import InputCase, generate_inputs
 from .judges import CommandJudge, Judge, NumbersJudge
 from .model_import import example_case, import_model
 from .reduction import Reduced, reduce_fault
+from .reference import Reference
 from .repro_folder import check_repro_folder, write_repro
-from .verification import Reference
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,13 +52,21 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return f"dechaff: error: {error.format_message()}", error.exit_code
     if isinstance(error, MemoryError):
-        return "dechaff: error: out of memory (see --max-memory)", ExitCode.CRASHED
+        return f"dechaff: error: {_memory_text(error)}", ExitCode.CRASHED
     text = " ".join(str(error).split()) or "no message"
     return (
         f"dechaff: error: unexpected {type(error).__name__}: {text} "
         "(a defect of dechaff; --debug shows the traceback)",
         _UNEXPECTED,
     )
+
+
+def _memory_text(error: MemoryError) -> str:
+    from .isolation import limited_memory
+
+    limit, told = limited_memory(), " ".join(str(error).split())
+    text = f"out of memory: {told}" if told else "out of memory"
+    return text if limit is None else f"{text}; --max-memory was {limit / 2**30:.3g} GiB"
 
 
 @click.group(

@@ -60,12 +60,14 @@ class Difference:
         limit: largest difference allowed.
         scale: largest magnitude of the reference over compared, finite elements.
         problem: why the arrays disagree, or None if they agree.
+        settled: what float64 says of an error above the limit that is none; None elsewhere.
     """
 
     max_abs_error: float
     limit: float
     scale: float
     problem: str | None
+    settled: str | None = None
 
 
 def compare_arrays(

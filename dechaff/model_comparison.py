@@ -90,6 +90,11 @@ class ModelComparison:
             self._table(),
         ]
         parts += [Text(f"skipped case {name!r}: {reason}") for name, reason in self.skipped]
+        parts += [
+            Text(f"{item.figures.output}: {item.figures.settled}")
+            for item in self.outputs
+            if item.figures.settled is not None
+        ]
         if self.divergence is not None:
             parts += [
                 Text(str(self.divergence)),

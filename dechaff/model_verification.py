@@ -22,13 +22,16 @@ from dechaff.passes import Numerics
 
 from .arrays import Array, Arrays, runtime_inputs
 from .closeness import Closeness, measure_closeness
+from .disputes import Truth
+from .double_precision import run_in_double
 from .first_divergence import Divergence, first_divergence, probe_values
 from .input_generation import InputCase, generate_inputs
 from .model_comparison import ModelComparison, OutputComparison
 from .model_files import load_module
 from .model_import import example_case, import_model
+from .reference import Reference
 from .value_matching import match_values
-from .verification import OutputFigures, Reference, compare_outputs
+from .verification import OutputFigures, compare_outputs
 
 
 def verify(a: Any, b: Any, inputs: Any = None) -> ModelComparison:
@@ -126,7 +129,8 @@ def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -
     ]
     masks = reference.masks(positions)
     _blank_padding(first, reference, actual)
-    figures = compare_outputs(reference.outputs, actual, masks, names, Numerics.REASSOCIATES)
+    numerics, truths = Numerics.REASSOCIATES, _truths(first, second, reference, interface)
+    figures = compare_outputs(reference.outputs, actual, masks, names, numerics, truths)
     outputs = tuple(
         OutputComparison(item, _closeness(item.output, reference.outputs, actual, masks))
         for item in figures
@@ -141,11 +145,26 @@ def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -
     )
 
 
+def _truths(
+    first: Module, second: Module, reference: Reference, interface: Interface
+) -> tuple[Truth, Truth]:
+    """Both models in float64, by the first's names."""
+
+    def ours(case: int) -> Arrays:
+        return run_in_double(first, reference.cases[case].inputs)
+
+    def theirs(case: int) -> Arrays:
+        found = run_in_double(second, interface.feeds(reference.cases[case]))
+        return {mine: found[name] for mine, name in interface.outputs.items()}
+
+    return ours, theirs
+
+
 def _run_second(
     first: Module, second: Module, cases: Sequence[InputCase], interface: Interface
 ) -> list[Arrays]:
     try:
-        session = Session(second)
+        session = Session(second, on_trial=True)
         found = [session.run(interface.feeds(case)) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(

@@ -36,11 +36,12 @@ from .nominal_sizes import nominal_batch, nominal_sizes, used_sizes
 from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
+from .reference import Reference
 from .report import Report, pass_notes
 from .settings import Config, Settings, resolve_settings
 from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
-from .verification import Reference, Verification, verify_result
+from .verification import Verification, verify_result
 from .versions import package_versions
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
@@ -167,7 +168,7 @@ class _Run:
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)
         self._steps.step("verify")
         if reference is not None:
-            self._verify(reference, lowered)
+            self._verify(reference, optimized, lowered)
         return lowered
 
     def _lower(self, optimized: Module) -> Module:
@@ -198,10 +199,10 @@ class _Run:
         given = [self._example] if self._example is not None else []
         return Reference(self._original, given + generate_inputs(self._original), self._session)
 
-    def _verify(self, reference: Reference, lowered: Module) -> None:
-        numerics = weakest_numerics(self._records)
+    def _verify(self, reference: Reference, optimized: Module, lowered: Module) -> None:
+        numerics, mode = weakest_numerics(self._records), self._settings.verify
         try:
-            self._verification = verify_result(reference, lowered, numerics, self._settings.verify)
+            self._verification = verify_result(reference, lowered, numerics, mode, optimized)
             problem = self._verification.problem
         except VerificationFailedError as error:
             problem = str(error)

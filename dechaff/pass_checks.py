@@ -5,8 +5,11 @@ from __future__ import annotations
 from dechaff.ir import DechaffError, Module
 from dechaff.passes import Numerics, Pass, PassRecord
 
+from .disputes import Truth
+from .double_precision import run_in_double
 from .input_generation import few_cases
-from .verification import OutputFigures, Reference, compare_outputs, run_cases
+from .reference import Reference, run_cases
+from .verification import OutputFigures, compare_outputs
 
 
 class PassChecker:
@@ -41,10 +44,15 @@ class PassChecker:
             masks = [all_masks[index] for index in self._chosen]
         except DechaffError as error:
             return str(error)
-        figures = compare_outputs(self._latest, actual, masks, names, Numerics(record.numerics))
+        numerics = Numerics(record.numerics)
+        truths = (self._in_double(before), self._in_double(after))
+        figures = compare_outputs(self._latest, actual, masks, names, numerics, truths)
         self.figures = figures
         for item in figures:
             if item.problem is not None:
                 return f"output {item.output!r}, case {item.case!r}: {item.problem}"
         self._latest = actual
         return None
+
+    def _in_double(self, module: Module) -> Truth:
+        return lambda case: run_in_double(module, self._cases[case].inputs)

@@ -195,6 +195,11 @@ def _verification_lines(verification: Verification) -> list[str]:
         for item in verification.outputs
     ]
     lines += [
+        f"  {item.output}: {item.settled}"
+        for item in verification.outputs
+        if item.settled is not None
+    ]
+    lines += [
         f"  skipped case {name!r}: the original does not run on it: {reason}"
         for name, reason in verification.skipped
     ]

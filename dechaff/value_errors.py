@@ -13,8 +13,9 @@ from .comparison import Difference, compare_arrays
 from .first_divergence import first_divergence, probe_values
 from .input_generation import InputCase
 from .model_verification import pair_interfaces
+from .reference import Reference, run_cases
 from .value_matching import match_values
-from .verification import OutputFigures, Reference, compare_outputs, run_cases
+from .verification import OutputFigures, compare_outputs
 
 _FULL_CASE = "no padding"
 

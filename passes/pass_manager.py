@@ -150,7 +150,7 @@ def _run_one(module: Module, step: Pass, before: GraphSize, limit: int | None) -
     try:
         with contextlib.suppress(RewriteLimitReachedError):
             step.apply(module, rewriter)
-    except DechaffError:
+    except (DechaffError, MemoryError):
         raise
     except Exception as error:
         raise PassFailedError(

@@ -16,7 +16,8 @@ from dechaff.ir.attention_ops import PACKED_ATTENTIONS
 from dechaff.model_import import example_case, import_model
 from dechaff.optimization import weakest_numerics
 from dechaff.passes import PassRecord, parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result
+from dechaff.reference import Reference
+from dechaff.verification import verify_result
 
 from .building import Axes, Inputs, build_model, example_inputs
 from .families import Family
