@@ -62,11 +62,9 @@ def _in_double(module: Module) -> onnx.ModelProto:
     copy = module.clone()
     attach_functions(copy)
     for value in copy.graph.initializers.values():
-        if value.const_value is not None:
-            tensor = value.const_value.numpy()
-            wide = _widened(tensor)
-            if wide is not tensor:
-                value.const_value = ir.tensor(wide, name=value.name)
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype is not ir.DataType.STRING:  # out of its file, too
+            value.const_value = ir.tensor(_widened(tensor.numpy()), name=value.name)
     proto = ir.to_proto(copy.model)
     for values in (proto.graph.input, proto.graph.output):
         for info in values:

@@ -31,7 +31,7 @@ from .bisection import bisect_command
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
-from .model_import import example_case, import_model
+from .model_import import batches_of, example_cases, import_model
 from .nominal_sizes import nominal_batch, nominal_sizes, used_sizes
 from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
@@ -41,7 +41,13 @@ from .report import Report, pass_notes
 from .settings import Config, Settings, resolve_settings
 from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
-from .verification import Verification, verify_result
+from .verification import (
+    Verification,
+    earlier_verification,
+    verification_data,
+    verify_result,
+)
+from .verification_cache import VerificationCache
 from .versions import package_versions
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
@@ -68,8 +74,9 @@ def optimize(
         model: a ``torch.nn.Module``, ``ExportedProgram`` or ``GraphModule``; the path of an ONNX
             file; an ``onnx.ModelProto``; or an ``onnx_ir.Model``.
         example_inputs: arguments the model is called with: a tuple of positional ones or a mapping
-            of named ones. Capture of a torch module uses them; verification runs them beside
-            inputs that it generates from the signature.
+            of named ones; an iterable of these, such as a data loader, of which 64 are taken; or
+            the path of an ``.npz`` file. Capture of a torch module uses the first; verification
+            runs them all beside inputs that it generates from the signature.
         target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
@@ -83,7 +90,7 @@ def optimize(
             fails. It holds no weights.
         snapshots: an empty folder for the model after each pass that changed it, as ONNX files
             that run; they share one file of weights.
-        cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
+        cache: whether kernel timings and comparisons of earlier runs are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
 
@@ -101,13 +108,14 @@ def optimize(
     settings = resolve_settings(config, target=target, passes=passes, verify=verify, cache=cache)
     chosen = parse_pass_list(settings.passes)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
-        steps = StepCounter(report_step, len(chosen) + 4)
+        steps = StepCounter(report_step, len(chosen) + 3)
         steps.step("capture")
-        module = import_model(model, example_inputs)
-        example = example_case(module, example_inputs)
+        batches = batches_of(example_inputs)
+        module = import_model(model, *batches[:1])
+        examples = example_cases(module, batches)
         writer = SnapshotWriter(snapshots) if snapshots is not None else None
         run = _Run(
-            module, example, chosen, settings, steps, _place(model), recorder, session, writer
+            module, examples, chosen, settings, steps, _place(model), recorder, session, writer
         )
         optimized = run.execute()
         steps.finish()
@@ -128,7 +136,7 @@ class _Run:
     def __init__(
         self,
         module: Module,
-        example: InputCase | None,
+        examples: Sequence[InputCase],
         passes: Sequence[Pass],
         settings: Settings,
         steps: StepCounter,
@@ -140,13 +148,15 @@ class _Run:
         self._place = place
         self._original = module.clone()
         self._module = module
-        self._example = example
+        self._examples = list(examples)
+        self._example = examples[0].inputs if examples else None
         self._passes = passes
         self._settings = settings
         self._steps = steps
         self._recorder = recorder
         self._snapshots = snapshots
         self._session = session or SessionSettings()
+        self._cache = VerificationCache(use=settings.cache and settings.verify != "off")
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
@@ -174,8 +184,7 @@ class _Run:
     def _lower(self, optimized: Module) -> Module:
         if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
             return lower(optimized, self._settings.target)
-        example = None if self._example is None else self._example.inputs
-        batch, sequence = nominal_batch(self._original, example)
+        batch, sequence = nominal_batch(self._original, self._example)
         threads, use_cache = self._session.num_threads, self._settings.cache
         choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
         if choice is None:
@@ -195,12 +204,19 @@ class _Run:
     def _reference(self) -> Reference | None:
         if self._settings.verify == "off":
             return None
-        self._steps.step("run the original")
-        given = [self._example] if self._example is not None else []
-        return Reference(self._original, given + generate_inputs(self._original), self._session)
+        self._cache.prepare(self._original)
+        cases = self._examples + generate_inputs(self._original)
+        return Reference(self._original, cases, self._session)
 
     def _verify(self, reference: Reference, optimized: Module, lowered: Module) -> None:
         numerics, mode = weakest_numerics(self._records), self._settings.verify
+        key = self._cache.key(
+            reference.module, lowered, reference.given, self._session, numerics=numerics.value
+        )
+        earlier = self._cache.find(key)
+        if earlier is not None:
+            self._verification = earlier_verification(earlier, mode)
+            return
         try:
             self._verification = verify_result(reference, lowered, numerics, mode, optimized)
             problem = self._verification.problem
@@ -210,6 +226,8 @@ class _Run:
             if self._recorder is not None:
                 self._recorder.differs(lowered, reference, self._verification.outputs)
             raise VerificationFailedError(self._failure_text(reference, problem))
+        if self._verification.verified:
+            self._cache.keep(key, verification_data(self._verification))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
         return "; ".join(
@@ -247,13 +265,12 @@ class _Run:
         notes = [*pass_notes(records), *self._choices]
         if not self._has_attention:
             notes.append("the model has no attention that dechaff recognizes")
-        example = None if self._example is None else self._example.inputs
         return Report(
             source=self._original.source,
             target=self._settings.target,
             records=records,
             sizes=used_sizes(
-                nominal_sizes(self._original, example),
+                nominal_sizes(self._original, self._example),
                 [measure(self._original), *(record.after for record in records)],
             ),
             verification=self._verification,

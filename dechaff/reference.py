@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import onnx_ir.passes.common as common_passes
@@ -16,56 +18,116 @@ from dechaff.ir import (
 )
 
 from .arrays import Array, Arrays
-from .input_generation import InputCase
+from .input_generation import InputCase, few_cases
 from .isolation import limited_memory
+
+
+@dataclasses.dataclass
+class _Results:
+    """What the original gave."""
+
+    cases: list[InputCase] = dataclasses.field(default_factory=list)
+    outputs: list[Arrays] = dataclasses.field(default_factory=list)
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    reason: str | None = None
+
+
+class _Runs:
+    """The original's session, and what it gave for each case that was asked for."""
+
+    def __init__(self, module: Module, settings: SessionSettings | None) -> None:
+        self._module = module
+        self._settings = settings
+        self._known: dict[int, tuple[InputCase, Arrays]] = {}
+
+    @functools.cached_property
+    def session(self) -> Session:
+        return Session(self._module, graph_optimizations=False, settings=self._settings)
+
+    def outputs(self, case: InputCase) -> Arrays:
+        if id(case) not in self._known:
+            self._known[id(case)] = case, self.session.run(case.inputs)
+        return self._known[id(case)][1]
 
 
 class Reference:
     """The original module's results on every case it runs, without runtime optimizations.
 
+    It runs when its results are first asked for.
+
     Attributes:
         module: the original.
+        given: all cases.
         settings: threads, affinity and memory it runs with, and what is compared with it.
-        cases: the cases that the original runs.
-        outputs: the original's outputs, by name, for each of these.
-        skipped: the other cases, with the reason.
-        reason: why no case ran, or None.
     """
 
     def __init__(
         self, module: Module, cases: Sequence[InputCase], settings: SessionSettings | None = None
     ) -> None:
         self.module = module
+        self.given = list(cases)
         self.settings = settings
-        self.cases: list[InputCase] = []
-        self.outputs: list[Arrays] = []
-        self.skipped: list[tuple[str, str]] = []
-        self.reason: str | None = None
         self._masks: dict[str, list[Array]] = {}
+        self._runs = _Runs(module, settings)
+
+    @functools.cached_property
+    def few(self) -> Reference:
+        """The same on as few tokens as cover all ways of padding, or on all if that cannot be."""
+        chosen = [self.given[index] for index in few_cases(self.given)]
+        if len(chosen) == len(self.given):
+            return self
+        few = Reference(self.module, chosen, self.settings)
+        few._runs = self._runs
+        return few if few.reason is None else self
+
+    @property
+    def cases(self) -> list[InputCase]:
+        """The cases that the original runs."""
+        return self._results.cases
+
+    @property
+    def outputs(self) -> list[Arrays]:
+        """The original's outputs, by name, for each of these."""
+        return self._results.outputs
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """The other cases, with the reason."""
+        return self._results.skipped
+
+    @property
+    def reason(self) -> str | None:
+        """Why no case ran, or not all could be tried; else None."""
+        return self._results.reason
+
+    @functools.cached_property
+    def _results(self) -> _Results:
+        found = _Results()
         try:
-            session = Session(module, graph_optimizations=False, settings=settings)
+            _ = self._runs.session
         except DechaffError as error:
-            self.reason = f"the original does not load in ONNX Runtime: {error}"
-            return
+            found.reason = f"the original does not load in ONNX Runtime: {error}"
+            return found
         except MemoryError as error:
-            self.reason = _no_memory(error)
-            return
-        for case in cases:
+            found.reason = _no_memory(error)
+            return found
+        for case in self.given:
             try:
-                self.outputs.append(session.run(case.inputs))
-                self.cases.append(case)
+                found.outputs.append(self._runs.outputs(case))
+                found.cases.append(case)
             except RunOverdueError as error:
-                self.reason = f"case {case.name!r} of the original: {error}"
-                return  # the next case would not end either
+                found.reason = f"case {case.name!r} of the original: {error}"
+                return found  # the next case would not end either
             except DechaffError as error:
-                self.skipped.append((case.name, str(error)))
+                found.skipped.append((case.name, str(error)))
             except MemoryError as error:
-                self.skipped.append((case.name, _no_memory(error)))
-        if not self.cases:
-            first = f": {self.skipped[0][1]}" if self.skipped else ""
-            self.reason = (
+                found.skipped.append((case.name, _no_memory(error)))
+        if not found.cases:
+            first = f": {found.skipped[0][1]}" if found.skipped else ""
+            found.reason = (
                 f"the original runs on none of the inputs{first}; give example_inputs that fit it"
             )
+        return found
 
     def masks(self, positions: Sequence[ValidPositions]) -> list[dict[str, Array]]:
         """For each case, the mask [B, S] or [B] of each output that has valid positions.

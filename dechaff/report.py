@@ -209,13 +209,16 @@ def _verification_lines(verification: Verification) -> list[str]:
 def _verification_headline(verification: Verification) -> str:
     if verification.reason is not None:
         return f"not verified: {verification.reason}"
-    return f"verified on {len(verification.cases)} cases: {', '.join(verification.cases)}"
+    earlier = " by an earlier run (--no-cache compares again)" if verification.earlier else ""
+    names = ", ".join(verification.cases)
+    return f"verified on {len(verification.cases)} cases{earlier}: {names}"
 
 
 def _verification_data(verification: Verification) -> dict[str, Any]:
     return {
         "mode": verification.mode,
         "verified": verification.verified,
+        "earlier": verification.earlier,
         "reason": verification.reason,
         "cases": list(verification.cases),
         "skipped": [{"case": name, "reason": reason} for name, reason in verification.skipped],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dechaff.ir import Module
 from dechaff.passes import Numerics
 
-from .arrays import Array, Arrays
+from .arrays import Array
 from .comparison import Difference, compare_arrays
 from .disputes import Disputes, Truth
 from .double_precision import run_in_double
@@ -46,6 +47,7 @@ class Verification:
         cases: names of the cases that ran.
         skipped: cases that the original itself does not run, with the runtime's reason.
         reason: why nothing was compared, or what limits the comparison; None if it is complete.
+        earlier: whether an earlier run compared the same two models on the same inputs.
     """
 
     mode: str
@@ -53,6 +55,7 @@ class Verification:
     cases: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     reason: str | None = None
+    earlier: bool = False
 
     @property
     def verified(self) -> bool:
@@ -106,16 +109,15 @@ def compare_outputs(
     return tuple(figures)
 
 
-def truths_of(reference: Reference, module: Module) -> tuple[Truth, Truth]:
-    """The original and a rewrite of it in float64, on the cases that the original runs."""
+def truths_of(
+    reference: Reference, module: Module, before: Module | None = None
+) -> tuple[Truth, Truth]:
+    """A module, the original if None is given, and a rewrite of it in float64, for each case."""
 
-    def original(case: int) -> Arrays:
-        return run_in_double(reference.module, reference.cases[case].inputs)
+    def in_double(which: Module) -> Truth:
+        return lambda case: run_in_double(which, reference.cases[case].inputs)
 
-    def rewritten(case: int) -> Arrays:
-        return run_in_double(module, reference.cases[case].inputs)
-
-    return original, rewritten
+    return in_double(before or reference.module), in_double(module)
 
 
 def _summarize(
@@ -136,6 +138,22 @@ def _severity(difference: Difference) -> tuple[bool, float]:
     """Problems first, then the share of the limit that is used up."""
     share = difference.max_abs_error / difference.limit if difference.limit else 0.0
     return difference.problem is not None, share
+
+
+def verification_data(verification: Verification) -> dict[str, Any]:
+    """A verification as plain data, for the cache."""
+    return dataclasses.asdict(verification)
+
+
+def earlier_verification(data: dict[str, Any], mode: str) -> Verification:
+    """A verification from the plain data that an earlier run kept."""
+    return Verification(
+        mode,
+        tuple(OutputFigures(**item) for item in data["outputs"]),
+        tuple(data["cases"]),
+        tuple((name, reason) for name, reason in data["skipped"]),
+        earlier=True,
+    )
 
 
 def verify_result(

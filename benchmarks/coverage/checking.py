@@ -13,7 +13,7 @@ from dechaff.backends import lower
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError, Module
 from dechaff.ir.attention_ops import PACKED_ATTENTIONS
-from dechaff.model_import import example_case, import_model
+from dechaff.model_import import batches_of, example_cases, import_model
 from dechaff.optimization import weakest_numerics
 from dechaff.passes import PassRecord, parse_pass_list, run_passes
 from dechaff.reference import Reference
@@ -129,7 +129,7 @@ def _export(
 
 def _optimize(outcome: Outcome, module: Module, inputs: Inputs) -> Outcome:
     try:
-        cases = [case for case in [example_case(module, inputs)] if case is not None]
+        cases = example_cases(module, batches_of(inputs))
         reference = Reference(module.clone(), cases + generate_inputs(module))
         optimized, records = run_passes(module, parse_pass_list("default"))
         outcome = dataclasses.replace(outcome, **_findings(optimized, records))
