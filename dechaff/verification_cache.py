@@ -90,7 +90,7 @@ class VerificationCache:
         for name in sorted(weights):
             tensor = weights[name]
             found.update(f"{name} {self._digest(tensor)}".encode())
-            copy.graph.initializers[name].const_value = None
+            copy.graph.initializers.pop(name)
         found.update(ir.to_proto(copy.model).SerializeToString(deterministic=True))
         return found.hexdigest()
 

@@ -84,7 +84,7 @@ def test_padding_that_the_graph_finds_by_an_id_is_drawn_as_that_id() -> None:
 
 def test_floats_are_normal_and_a_model_without_mask_gets_no_padding_cases() -> None:
     cases = generate_inputs(linear())
-    assert [case.name for case in cases] == ["generated", "batch of 1"]
+    assert [case.name for case in cases] == ["generated", "batch of 1", "extreme values"]
     assert cases[0].inputs["x"].dtype == np.float32
     assert cases[0].inputs["x"].std() > 0.5
 
@@ -113,9 +113,18 @@ def test_one_case_has_rows_padded_in_all_ways() -> None:
 
 
 def test_cases_that_a_caller_gave_are_among_the_few() -> None:
-    cases = [InputCase("example inputs", {}), *generate_inputs(masked_encoder())]
-    assert [cases[index].name for index in few_cases(cases)] == ["example inputs", MIXED]
+    given = [InputCase("example inputs 1", {}), InputCase("example inputs 2", {})]
+    cases = [*given, *generate_inputs(masked_encoder())]
+    assert [cases[index].name for index in few_cases(cases)] == ["example inputs 1", MIXED]
     assert few_cases(cases[:3]) == [0, 1, 2]
+
+
+def test_extreme_values_are_rows_of_zeros_tiny_numbers_and_the_ends_of_tables() -> None:
+    x = _cases(generate_inputs(linear()))["extreme values"].inputs["x"]
+    assert not x[0].any()
+    assert 0 < np.abs(x[2]).max() < 1e-5
+    ids = _cases(generate_inputs(masked_encoder()))["extreme values"].inputs["input_ids"]
+    assert set(ids.reshape(-1)) == {0, 9}
 
 
 def test_ids_reach_both_ends_of_their_table() -> None:
