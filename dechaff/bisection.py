@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dechaff.backends import lower
-from dechaff.ir import ModelRejectedError, Module, VerificationFailedError
+from dechaff.ir import Module, VerificationFailedError
 from dechaff.passes import Pass, PassList, parse_pass_list, run_passes
 
 from .fault_search import Fault, find_fault
@@ -109,8 +109,7 @@ def _judge(original: Module, cases: Sequence[InputCase], check: str | None) -> J
     if check is not None:
         return CommandJudge(check, original, cases[0])
     reference = Reference(original, cases)
-    if reference.reason is not None:
-        raise ModelRejectedError(f"{original.source}: {reference.reason}")
+    reference.require()
     return NumbersJudge(reference)
 
 

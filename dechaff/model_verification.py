@@ -12,7 +12,6 @@ import onnx_ir as ir
 from dechaff.backends import Session, SessionSettings
 from dechaff.ir import (
     DechaffError,
-    ModelRejectedError,
     Module,
     UsageError,
     VerificationFailedError,
@@ -130,8 +129,7 @@ def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -
     """Compare two modules; see :func:`verify`."""
     interface = pair_interfaces(first, second)
     reference = Reference(first, cases)
-    if reference.reason is not None:
-        raise ModelRejectedError(f"{first.source}: {reference.reason}")
+    reference.require()
     actual = _run_second(first, second, reference.cases, interface)
     names = [case.name for case in reference.cases]
     ours = {theirs: mine for mine, theirs in interface.outputs.items()}

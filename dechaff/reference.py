@@ -10,7 +10,9 @@ import onnx_ir.passes.common as common_passes
 
 from dechaff.backends import RunOverdueError, Session, SessionSettings
 from dechaff.ir import (
+    CrashedError,
     DechaffError,
+    ModelRejectedError,
     Module,
     ValidPositions,
     VerificationFailedError,
@@ -30,6 +32,7 @@ class _Results:
     outputs: list[Arrays] = dataclasses.field(default_factory=list)
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     reason: str | None = None
+    overdue: bool = False
 
 
 class _Runs:
@@ -117,6 +120,7 @@ class Reference:
                 found.cases.append(case)
             except RunOverdueError as error:
                 found.reason = f"case {case.name!r} of the original: {error}"
+                found.overdue = True
                 return found  # the next case would not end either
             except DechaffError as error:
                 found.skipped.append((case.name, str(error)))
@@ -128,6 +132,18 @@ class Reference:
                 f"the original runs on none of the inputs{first}; give example_inputs that fit it"
             )
         return found
+
+    def require(self) -> None:
+        """Do nothing if cases ran.
+
+        Raises:
+            ModelRejectedError: the original runs on none.
+            CrashedError: it takes too long.
+        """
+        if self._results.overdue:
+            raise CrashedError(f"{self.reason}; give inputs on which it ends")
+        if self.reason is not None:
+            raise ModelRejectedError(f"{self.module.source}: {self.reason}")
 
     def masks(self, positions: Sequence[ValidPositions]) -> list[dict[str, Array]]:
         """For each case, the mask [B, S] or [B] of each output that has valid positions.
