@@ -13,13 +13,15 @@ from dechaff.ir import Module, shape_expressions, symbol
 from .arrays import Array, Arrays
 from .input_roles import InputRole, Role, input_roles
 
-_BATCH, _SEQUENCE, _OTHER = 4, 11, 3
+_BATCH, _SEQUENCE, _OTHER = 4, 9, 3
 """Sizes of the batch axis, of the sequence axis and of any further symbolic axis."""
 
 _SEED = 20
 
 MIXED = "mixed padding"
 """The case in which the rows are padded in all ways: it stands for the others where time counts."""
+NO_PADDING = "no padding, extreme values"
+"""The case in which every position holds a token."""
 _WAYS = ("none", "right", "left", "interleaved", "empty")
 
 
@@ -49,13 +51,12 @@ class _Plan:
 
 _MASKED_PLANS = (
     _Plan("right-padded", _BATCH, _SEQUENCE, "right"),
-    _Plan("no padding", _BATCH, _SEQUENCE),
+    _Plan(NO_PADDING, _BATCH, _SEQUENCE, extreme=True),
     _Plan("left-padded", _BATCH, _SEQUENCE, "left"),
     _Plan("interleaved padding", _BATCH, _SEQUENCE, "interleaved"),
     _Plan("an all-padded row", _BATCH, _SEQUENCE, "empty row"),
     _Plan("batch of 1", 1, _SEQUENCE, "right"),
     _Plan("sequence of 1", _BATCH, 1),
-    _Plan("extreme values", _BATCH, _SEQUENCE, "right", extreme=True),
     _Plan(MIXED, len(_WAYS), _SEQUENCE, "mixed"),
 )
 _UNMASKED_PLANS = (

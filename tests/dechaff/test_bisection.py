@@ -34,8 +34,6 @@ from .planted_faults import (
 )
 from .rare_faults import RARE_FAULTS
 
-FAULTS = (*NUMERIC_FAULTS, *RARE_FAULTS)
-
 
 def _bisect(*passes: Pass, folder: pathlib.Path | None = None) -> Bisection | None:
     return dechaff.bisect(deep_model().model, list(passes), output=folder)
@@ -47,7 +45,7 @@ def _most_checks(passes: int, rewrites: int) -> int:
 
 
 @pytest.mark.parametrize("position", [0, 2])
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", NUMERIC_FAULTS, ids=lambda fault: fault.name)
 def test_pass_and_rewrite_are_found_in_logarithmic_steps(
     fault: type[Replant], position: int
 ) -> None:
@@ -66,6 +64,17 @@ def test_pass_and_rewrite_are_found_in_logarithmic_steps(
     assert kinds[origin] == fault.op_type
 
 
+@pytest.mark.parametrize("fault", RARE_FAULTS, ids=lambda fault: fault.name)
+def test_faults_that_are_small_or_show_on_few_inputs_are_found_too(
+    fault: type[Replant], tmp_path: pathlib.Path
+) -> None:
+    found = _bisect(RightSub(), fault(), folder=tmp_path / "repro")
+    assert found is not None
+    assert (found.fault.culprit, found.fault.number) == (fault.name, fault.wrong_at + 1)
+    assert found.reduced is not None
+    assert found.reduced.problem is not None
+
+
 @pytest.mark.parametrize("wrong_at", [0, 1, LAYERS - 1])
 def test_the_first_and_the_last_rewrite_are_found_too(wrong_at: int) -> None:
     step = WrongScale()
@@ -80,7 +89,7 @@ def test_no_fault_is_found_where_there_is_none() -> None:
     assert _bisect() is None
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", NUMERIC_FAULTS, ids=lambda fault: fault.name)
 def test_the_repro_is_small_and_shows_the_fault_by_itself(
     fault: type[Replant], tmp_path: pathlib.Path
 ) -> None:
@@ -111,7 +120,7 @@ def test_the_command_in_the_repro_runs_by_itself(tmp_path: pathlib.Path) -> None
 
 
 def test_more_than_thirty_kinds_of_faults_are_planted() -> None:
-    faults: tuple[type[Replant], ...] = (*FAULTS, WrongShape, Crashes)
+    faults: tuple[type[Replant], ...] = (*NUMERIC_FAULTS, *RARE_FAULTS, WrongShape, Crashes)
     assert len({fault.name for fault in faults}) >= 32
 
 
