@@ -48,7 +48,10 @@ class VerificationCache:
                 except Exception as error:  # who asks for the digest gets it
                     digest.set_exception(error)
 
-        threading.Thread(target=work, daemon=True).start()
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError as error:
+            raise MemoryError("no memory for a thread") from error
 
     def key(
         self,

@@ -22,6 +22,7 @@ _OUT_OF_MEMORY = (
     "failed to allocate",
     "cannot allocate memory",
     "not enough memory",
+    "pthread_create failed",
 )
 """What the runtime says, in small letters, when it gets no memory."""
 
@@ -54,6 +55,9 @@ def stopped_after(seconds: float | None, options: Any) -> Iterator[threading.Eve
 
     Yields:
         What is set if the time was over.
+
+    Raises:
+        MemoryError: there is none for the thread that watches.
     """
     overdue = threading.Event()
     if seconds is None:
@@ -66,7 +70,10 @@ def stopped_after(seconds: float | None, options: Any) -> Iterator[threading.Eve
 
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError as error:
+        raise MemoryError("no memory for a thread") from error
     try:
         yield overdue
     finally:

@@ -118,16 +118,16 @@ class Session:
         names = list(outputs) if outputs is not None else self.output_names
         feeds, options = {**self._fed, **inputs}, onnxruntime.RunOptions()
         seconds = None if self._limit is None else self._limit.seconds(inputs)
-        try:
-            with stopped_after(seconds, options) as overdue:
+        with stopped_after(seconds, options) as overdue:
+            try:
                 return dict(zip(names, self._session.run(names, feeds, options), strict=True))
-        except Exception as error:
-            if overdue.is_set():
-                raise RunOverdueError(
-                    f"{self._source}: stopped after {seconds:.3g} s, far more than a model of this "
-                    "size needs"
-                ) from error
-            raise _failure(self._source, error) from error
+            except Exception as error:
+                if overdue.is_set():
+                    raise RunOverdueError(
+                        f"{self._source}: stopped after {seconds:.3g} s, far more than a model of "
+                        "this size needs"
+                    ) from error
+                raise _failure(self._source, error) from error
 
 
 def _failure(source: str, error: Exception) -> Exception:
