@@ -124,7 +124,7 @@ def _weights(module: Module) -> dict[str, ir.TensorProtocol]:
 def _of_array(array: Array) -> str:
     found = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
     if array.size:
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
