@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .canonicalize import Canonicalize
+from .early_exit import EarlyExit
 from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
@@ -23,6 +24,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
+    EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,
 )
