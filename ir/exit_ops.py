@@ -118,6 +118,79 @@ PACKED_ROW_SIMILARITY = register(
 )
 
 
+def _summary_shapes(shapes: Sequence[Dims | None], _: Mapping[str, ir.Attr]) -> list[Dims]:
+    batch, _sequence, width = known_dims(shapes, 0)
+    return [(batch, 2 * width)]
+
+
+TOKEN_SUMMARY = register(
+    DialectOp(
+        name="TokenSummary",
+        documentation="""What a light exit head reads of each row: its first token beside the mean.
+
+        h: float[B, S, D]. keep_mask: bool[B, S] or what broadcasts to it, the tokens that count.
+        Gives float[B, 2 * D]: the state of the first token that counts, then the mean over all
+        that do; zeros for a row without tokens.
+        """,
+        function="""
+        <domain: "dechaff", opset_import: ["" : 23]>
+        TokenSummary (h, keep_mask) => (summary)
+        {
+            zero = Constant <value = int64 {0}> ()
+            one = Constant <value = int64[1] {1}> ()
+            last = Constant <value = int64[1] {-1}> ()
+            grid = Shape <start = 0, end = 2> (h)
+            full_mask = Expand (keep_mask, grid)
+            kept = CastLike (full_mask, h)
+            kept_column = Unsqueeze (kept, last)
+            tokens = Mul (h, kept_column)
+            sum = ReduceSum <keepdims = 0> (tokens, one)
+            count = ReduceSum <keepdims = 1> (kept, one)
+            least_float = Constant <value = float {1}> ()
+            least = CastLike (least_float, h)
+            divisor = Max (count, least)
+            mean = Div (sum, divisor)
+            places = ArgMax <axis = 1, keepdims = 1> (kept)
+            first = GatherND <batch_dims = 1> (tokens, places)
+            summary = Concat <axis = 1> (first, mean)
+        }
+        """,
+        shape_rule=_summary_shapes,
+        flops=lambda shapes, _: 2 * sympy.Mul(*known_dims(shapes, 0)),
+        dtype_rule=_float_like_first,
+    )
+)
+
+
+def _packed_summary_shapes(
+    shapes: Sequence[Dims | None], _: Mapping[str, ir.Attr]
+) -> list[Dims]:
+    return [(known_dims(shapes, 2)[0], 2 * known_dims(shapes, 0)[1])]
+
+
+PACKED_TOKEN_SUMMARY = register(
+    DialectOp(
+        name="PackedTokenSummary",
+        documentation="""``TokenSummary`` of packed states.
+
+        h: float[T, D]. token_index: int64[T], flat positions ``b * S + s``. keep_mask: bool[B, S].
+        Gives float[B, 2 * D].
+        """,
+        function="""
+        <domain: "dechaff", opset_import: ["" : 23, "dechaff" : 1]>
+        PackedTokenSummary (h, token_index, keep_mask) => (summary)
+        {
+            padded = dechaff.Unpack (h, token_index, keep_mask)
+            summary = dechaff.TokenSummary (padded, keep_mask)
+        }
+        """,
+        shape_rule=_packed_summary_shapes,
+        flops=lambda shapes, _: 2 * sympy.Mul(*known_dims(shapes, 0)),
+        dtype_rule=_float_like_first,
+    )
+)
+
+
 def _row_tokens_shapes(_: Sequence[Dims | None], __: Mapping[str, ir.Attr]) -> list[Dims]:
     raise ValueError("how many tokens the rows have is known at run time only")
 

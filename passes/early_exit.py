@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.ir import Module
+from dechaff.ir import Module, UsageError
 
 from .exits.criteria import CRITERIA, NEVER
 from .exits.exit_builder import ExitBuilder, ExitPlan
+from .exits.light_heads import LightHead, load_heads
 from .exits.row_flow import RowFlow
 from .exits.skip_normalizations import split_skip_normalizations
 from .exits.stacks import Stack, find_stacks
@@ -28,6 +29,8 @@ class EarlyExitOptions:
         criterion: ``similarity``, ``entropy``, ``gap`` or ``patience``.
         threshold: a number for all exits or one for each, such as ``0.1+0.2``; ``never``.
         stack: name of the stack, such as ``encoder``; ``all``.
+        heads: ``own``, the model's own head, or a file of light heads, one for each layer, as
+            ``dechaff.fit_exit_heads`` writes it.
         output: the graph output that entropy, gap and patience look at; found where it is clear.
     """
 
@@ -35,6 +38,7 @@ class EarlyExitOptions:
     criterion: str = "similarity"
     threshold: str = "never"
     stack: str = "all"
+    heads: str = "own"
     output: str = ""
 
     def __post_init__(self) -> None:
@@ -53,11 +57,11 @@ class EarlyExitOptions:
         """float32[count], the default thresholds.
 
         Raises:
-            ValueError: there are more or fewer thresholds than exits.
+            UsageError: there are more or fewer thresholds than exits.
         """
         numbers = _numbers(self.threshold, "never", "threshold") or (NEVER[self.criterion],)
         if len(numbers) not in (1, count):
-            raise ValueError(f"got {len(numbers)} thresholds for {count} exits")
+            raise UsageError(f"early-exit: got {len(numbers)} thresholds for {count} exits")
         return np.full(count, numbers, np.float32)
 
 
@@ -87,7 +91,54 @@ class EarlyExit(Pass):
     ACL 2020), ``gap`` between the two largest probabilities above it (CALM, NeurIPS 2022), and
     ``patience``, so many exits in a row with the same answer (PABEE, NeurIPS 2020). They read the
     thresholds from a graph input, float[number of exits], with the option as its default: a caller
-    may give others with each batch.
+    may give others with each batch. A light head, where a file of them is given, answers for the
+    rows that leave at its layer.
+
+    Before::
+
+        before (float[B,S,4] x) => (float[B,S,4] y) <float[4] g = {1, 2, 3, 4}>
+        {
+            h0 = LayerNormalization (x, g)
+            c1 = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5> (h0, h0, h0)
+            r1 = Add (c1, h0)
+            h1 = LayerNormalization (r1, g)
+            c2 = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5> (h1, h1, h1)
+            r2 = Add (c2, h1)
+            y = LayerNormalization (r2, g)
+        }
+
+    After::
+
+        after (float[B,S,4] x, float[1] exit_thresholds = {2}) => (float[B,S,4] y)
+        <float[4] g = {1, 2, 3, 4}, bool[1,1] every_token = {1}, int64 first = {0},
+         int64[1] flat = {-1}, int64 zero = {0}, int64[1] axes = {1}>
+        {
+            h0 = LayerNormalization (x, g)
+            c1 = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5> (h0, h0, h0)
+            r1 = Add (c1, h0)
+            h1 = LayerNormalization (r1, g)
+            threshold = Gather <axis = 0> (exit_thresholds, first)
+            similarity = dechaff.RowSimilarity (h1, h0, every_token)
+            leaves = Greater (similarity, threshold)
+            goes_on = Not (leaves)
+            found = NonZero (goes_on)
+            rows = Reshape (found, flat)
+            count = Size (rows)
+            anyone = Greater (count, zero)
+            y = If (anyone) <
+                then_branch = rows_go_on () => (float[B,S,4] merged) {
+                    h = Gather <axis = 0> (h1, rows)
+                    c = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5> (h, h, h)
+                    r = Add (c, h)
+                    own = LayerNormalization (r, g)
+                    places = Unsqueeze (rows, axes)
+                    merged = ScatterND (h1, places, own)
+                },
+                else_branch = no_row_left () => (float[B,S,4] unchanged) {
+                    unchanged = Identity (h1)
+                }
+            >
+        }
     """
 
     name = "early-exit"
@@ -109,7 +160,8 @@ class EarlyExit(Pass):
             rewriter.miss(self.name, stack.attentions[0], reason)
             return
         logits = _logits(module.graph, flow, stack, self.options.output)
-        if logits is None and self.options.criterion != "similarity":
+        needs_answer = self.options.criterion != "similarity" or self.options.heads != "own"
+        if logits is None and needs_answer:
             names = ", ".join(value.name or "" for value in module.graph.outputs)
             reason = f"which output is the answer is not clear: name one, output=..., of {names}"
             rewriter.miss(self.name, stack.attentions[-1], reason)
@@ -117,8 +169,7 @@ class EarlyExit(Pass):
         made = [boundary.producer() for boundary in stack.boundaries]
         with rewriter.rewrite(self.name, [node for node in made if node is not None]) as builder:
             plan = self._plan(stack, logits, module, builder)
-            merged = ExitBuilder(plan, flow, rewriter).run(builder)
-            builder.replace(stack.boundaries[-1], merged)
+            ExitBuilder(plan, flow, rewriter).run(builder)
         rewriter.note(
             f"early-exit: rows may leave {stack.name or 'the model'} after layer "
             f"{', '.join(map(str, plan.layers))} of {len(stack.boundaries)} by "
@@ -136,7 +187,20 @@ class EarlyExit(Pass):
             _threshold_input(stack, self.options.thresholds(len(layers)), module),
             *_tokens(stack, builder),
             logits,
+            self._heads(layers),
         )
+
+    def _heads(self, layers: tuple[int, ...]) -> dict[int, LightHead] | None:
+        if self.options.heads == "own":
+            return None
+        heads = load_heads(self.options.heads)
+        missing = [layer for layer in layers if layer not in heads]
+        if missing:
+            raise UsageError(
+                f"{self.options.heads} has heads for layers {', '.join(map(str, sorted(heads)))}, "
+                f"and none for layer {missing[0]}"
+            )
+        return heads
 
     def _layers(self, stack: Stack) -> tuple[int, ...]:
         first = 2 if self.options.criterion == "similarity" and stack.entry is None else 1

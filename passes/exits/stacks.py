@@ -26,7 +26,8 @@ class Stack:
     """Layers of one kind, one after the other.
 
     Attributes:
-        name: of the torch module that holds the layers, such as ``encoder``; empty if unknown.
+        name: of the torch module that holds the layers, such as ``encoder``; empty if it is not
+            known. No two stacks of a model have the same.
         attentions: its attentions, in order; a layer may have more than one.
         boundaries: the state after each layer, float[B, S, D] or packed float[T, D].
         entry: the state before the first layer; None if it is not found.
@@ -176,11 +177,12 @@ def _stack_name(attention: ir.Node) -> str:
 
 def _with_own_names(stacks: list[Stack]) -> list[Stack]:
     """No two of the same name: a module that runs twice has two stacks."""
-    names = [stack.name or "stack" for stack in stacks]
-    if len(stacks) == 1 or len(set(names)) == len(names):
-        return [dataclasses.replace(s, name=n) for s, n in zip(stacks, names, strict=True)]
-    numbered = [
-        f"{name}_{names[:index].count(name) + 1}" if names.count(name) > 1 else name
-        for index, name in enumerate(names)
+    names = [stack.name for stack in stacks]
+    return [
+        stack
+        if names.count(stack.name) == 1
+        else dataclasses.replace(
+            stack, name=f"{stack.name or 'stack'}_{names[: index + 1].count(stack.name)}"
+        )
+        for index, stack in enumerate(stacks)
     ]
-    return [dataclasses.replace(s, name=n) for s, n in zip(stacks, numbered, strict=True)]
