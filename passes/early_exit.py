@@ -159,7 +159,7 @@ class EarlyExit(Pass):
         if reason is not None:
             rewriter.miss(self.name, stack.attentions[0], reason)
             return
-        logits = _logits(module.graph, flow, stack, self.options.output)
+        logits = answer_of(module.graph, flow, stack, self.options.output)
         needs_answer = self.options.criterion != "similarity" or self.options.heads != "own"
         if logits is None and needs_answer:
             names = ", ".join(value.name or "" for value in module.graph.outputs)
@@ -185,7 +185,7 @@ class EarlyExit(Pass):
             layers,
             self.options.criterion,
             _threshold_input(stack, self.options.thresholds(len(layers)), module),
-            *_tokens(stack, builder),
+            *token_layout(stack, builder),
             logits,
             self._heads(layers),
         )
@@ -216,7 +216,7 @@ class EarlyExit(Pass):
         return None
 
 
-def _tokens(stack: Stack, builder: GraphBuilder) -> tuple[ir.Value, ir.Value | None]:
+def token_layout(stack: Stack, builder: GraphBuilder) -> tuple[ir.Value, ir.Value | None]:
     """Which tokens count, bool[B, S], and where packed ones lie, int64[T]."""
     if stack.packed:
         starts = stack.attentions[0].inputs[3]
@@ -251,7 +251,7 @@ def _threshold_input(
     return value
 
 
-def _logits(graph: ir.Graph, flow: RowFlow, stack: Stack, name: str) -> ir.Value | None:
+def answer_of(graph: ir.Graph, flow: RowFlow, stack: Stack, name: str) -> ir.Value | None:
     """The output that answers: the one named, the only one behind the stack, or ``logits``."""
     behind = flow.behind(stack.boundaries[-1])
     outputs = [value for value in graph.outputs if value in behind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .canonicalize import Canonicalize
+from .convert_precision import ConvertPrecision
 from .early_exit import EarlyExit
 from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
@@ -27,6 +28,7 @@ PASSES: tuple[type[Pass], ...] = (
     EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,
+    ConvertPrecision,
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""
 

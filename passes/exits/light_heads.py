@@ -33,15 +33,18 @@ class LightHead:
 
     def build(self, builder: GraphBuilder, state: RowState) -> ir.Value:
         """Logits float[n, C] of n rows."""
-        if state.token_index is None:
-            operands = [state.h, state.keep_mask]
-            summary = builder.op("TokenSummary", operands, domain=DOMAIN)
-        else:
-            packed = [state.h, state.token_index, state.keep_mask]
-            summary = builder.op("PackedTokenSummary", packed, domain=DOMAIN)
+        summary = summarize(builder, state)
         weight = builder.constant(self.weight, "exit_head_weight")
         bias = builder.constant(self.bias, "exit_head_bias")
         return builder.op("Gemm", [summary, weight, bias], {"transB": 1})
+
+
+def summarize(builder: GraphBuilder, state: RowState) -> ir.Value:
+    """What light heads read of n rows, float[n, 2 * D]."""
+    if state.token_index is None:
+        return builder.op("TokenSummary", [state.h, state.keep_mask], domain=DOMAIN)
+    packed = [state.h, state.token_index, state.keep_mask]
+    return builder.op("PackedTokenSummary", packed, domain=DOMAIN)
 
 
 LightHeads = Mapping[int, LightHead]
