@@ -13,8 +13,7 @@ import onnx_ir as ir
 from dechaff.backends import Session, SessionSettings, lower
 from dechaff.ir import Module, UsageError
 from dechaff.passes import PassList, Rewriter, parse_pass_list, run_passes, tidy
-from dechaff.passes.early_exit import answer_of, token_layout
-from dechaff.passes.exits.criteria import RowState
+from dechaff.passes.exits.exit_plan import answer_of, token_layout
 from dechaff.passes.exits.light_heads import LightHead, save_heads, summarize
 from dechaff.passes.exits.row_flow import RowFlow
 from dechaff.passes.exits.stacks import Stack, find_stacks
@@ -79,8 +78,8 @@ def fit_exit_heads(
     data = list(batches)
     if not data:
         raise UsageError("fit_exit_heads: there is no batch of inputs")
-    first = {name: value for name, value in data[0].items()}
-    module, _ = run_passes(import_model(model, first), parse_pass_list(passes))
+    imported = import_model(model, dict(data[0]))
+    module, _ = run_passes(imported, parse_pass_list(passes))
     summaries, answer, count = _probe(module, stack, output)
     with show_progress(progress) as report:
         rows, targets = _collect(module, data, summaries, answer, session, report)
@@ -116,10 +115,7 @@ def _add_summaries(module: Module, stack: Stack, rewriter: Rewriter) -> list[ir.
     assert last is not None
     with rewriter.rewrite("exit-summaries", [last]) as builder:
         keep_mask, token_index = token_layout(stack, builder)
-        return [
-            summarize(builder, RowState(h, h, lambda: h, token_index, keep_mask))
-            for h in stack.boundaries[:-1]
-        ]
+        return [summarize(builder, h, keep_mask, token_index) for h in stack.boundaries[:-1]]
 
 
 def _collect(

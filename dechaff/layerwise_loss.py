@@ -87,13 +87,9 @@ def layerwise_loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torc
 
 def save_exit_heads(heads: torch.nn.ModuleList, path: str | os.PathLike[str]) -> None:
     """Write heads to the file that ``early-exit{heads=PATH}`` takes (``.npz``)."""
-    save_heads(
-        {
-            layer: LightHead(
-                head.weight.detach().cpu().float().numpy(),
-                head.bias.detach().cpu().float().numpy(),
-            )
-            for layer, head in enumerate(heads, start=1)
-        },
-        path,
-    )
+    weights = {name: tensor.cpu().float().numpy() for name, tensor in heads.state_dict().items()}
+    by_layer = {
+        layer + 1: LightHead(weights[f"{layer}.weight"], weights[f"{layer}.bias"])
+        for layer in range(len(heads))
+    }
+    save_heads(by_layer, path)

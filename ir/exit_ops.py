@@ -49,7 +49,7 @@ _COSINE = """
 ROW_SIMILARITY = register(
     DialectOp(
         name="RowSimilarity",
-        documentation="""How little a layer changed each row: the cosine of its state and that before.
+        documentation="""How little a layer changed each row: the cosine of before and after.
 
         h, previous: float[B, S, D], the states after a layer and after the one before it.
         keep_mask: bool[B, S] (or what broadcasts to it), the tokens that count.
@@ -162,9 +162,7 @@ TOKEN_SUMMARY = register(
 )
 
 
-def _packed_summary_shapes(
-    shapes: Sequence[Dims | None], _: Mapping[str, ir.Attr]
-) -> list[Dims]:
+def _packed_summary_shapes(shapes: Sequence[Dims | None], _: Mapping[str, ir.Attr]) -> list[Dims]:
     return [(known_dims(shapes, 2)[0], 2 * known_dims(shapes, 0)[1])]
 
 

@@ -63,15 +63,23 @@ def decide(
         state: the rows.
         threshold: float, a scalar.
     """
+    if criterion == "patience":
+        return _patience(builder, state, threshold)
+    compare = "Less" if criterion == "entropy" else "Greater"
+    return ExitDecision(builder.op(compare, [score(criterion, builder, state), threshold]))
+
+
+def score(criterion: str, builder: GraphBuilder, state: RowState) -> ir.Value:
+    """What the test compares with the threshold, float[n]; for ``patience``, the logits."""
     if criterion == "similarity":
-        return ExitDecision(builder.op("Greater", [_similarity(builder, state), threshold]))
+        return _similarity(builder, state)
     if criterion == "entropy":
         entropy = builder.op("SoftmaxEntropy", [state.logits()], domain=DOMAIN)
-        return ExitDecision(builder.op("Less", [_worst(builder, entropy, "ReduceMax"), threshold]))
+        return _worst(builder, entropy, "ReduceMax")
     if criterion == "gap":
         gap = builder.op("SoftmaxGap", [state.logits()], domain=DOMAIN)
-        return ExitDecision(builder.op("Greater", [_worst(builder, gap, "ReduceMin"), threshold]))
-    return _patience(builder, state, threshold)
+        return _worst(builder, gap, "ReduceMin")
+    return state.logits()
 
 
 def _similarity(builder: GraphBuilder, state: RowState) -> ir.Value:

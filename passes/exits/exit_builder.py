@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import DOMAIN
 from dechaff.passes.rewriter import GraphBuilder, Rewriter
 
-from .criteria import RowState, decide
-from .light_heads import LightHeads
+from .criteria import RowState, decide, score
+from .exit_plan import ExitPlan
 from .row_copy import RowCopy, for_rows, from_other_state
 from .row_flow import RowFlow
-from .stacks import Stack
-
-
-@dataclasses.dataclass(frozen=True)
-class ExitPlan:
-    """What to build for a stack.
-
-    Attributes:
-        stack: the stack.
-        layers: after which layers rows may leave, counted from 1, ascending.
-        criterion: the exit test.
-        thresholds: float[number of exits], a graph input.
-        keep_mask: bool[B, S] or what broadcasts to it.
-        token_index: for packed states, int64[T]; else None.
-        logits: the graph output that the test looks at, if it does.
-        heads: light heads by layer, which answer in place of the model's own; None for its own.
-    """
-
-    stack: Stack
-    layers: tuple[int, ...]
-    criterion: str
-    thresholds: ir.Value
-    keep_mask: ir.Value
-    token_index: ir.Value | None
-    logits: ir.Value | None
-    heads: LightHeads | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +64,21 @@ class ExitBuilder:
         builder.replace(last, merged.h)
         if carried.answers:
             self._answer_from_heads(builder, carried)
+
+    def probe(self, builder: GraphBuilder) -> list[tuple[ir.Value, ir.Value]]:
+        """For each exit what its test compares with the threshold, and the answer there.
+
+        Nothing of the model changes; what the test of ``patience`` compares follows from the
+        answers, which stand in its place.
+        """
+        plan = self._plan
+        copies = RowCopy(builder, {}, from_other_state(self._flow, plan.stack.boundaries[-1]))
+        found: list[tuple[ir.Value, ir.Value]] = []
+        for layer in plan.layers:
+            h, before = self._boundary(layer), self._boundary(layer - 1)
+            state = self._row_state(copies, layer, h, before, plan.token_index, plan.keep_mask)
+            found.append((score(plan.criterion, builder, state), state.logits()))
+        return found
 
     def _answer_from_heads(self, builder: GraphBuilder, carried: _Carried) -> None:
         """Rows that left have the answer of the head where they left; the others the model's."""
@@ -239,8 +230,10 @@ class ExitBuilder:
         return "_".join(filter(None, (self._plan.stack.name, what)))
 
     def _open_size(self, what: str, layer: int) -> ir.SymbolicDim:
-        """A size that is known at run time only. No other has its name: the runtime would give the
-        two one buffer."""
+        """A size that is known at run time only, under a name of its own.
+
+        The runtime may give values whose sizes have the same names one buffer.
+        """
         return ir.SymbolicDim(self._named(f"{what}_after_{layer}"))
 
     def _places(self, builder: GraphBuilder, rows: ir.Value, start: int) -> ir.Value:
@@ -251,4 +244,3 @@ class ExitBuilder:
         tokens = builder.op("RowTokens", operands, domain=DOMAIN)
         tokens.shape = ir.Shape([self._open_size("tokens", start)])
         return tokens
-

@@ -33,17 +33,19 @@ class LightHead:
 
     def build(self, builder: GraphBuilder, state: RowState) -> ir.Value:
         """Logits float[n, C] of n rows."""
-        summary = summarize(builder, state)
+        summary = summarize(builder, state.h, state.keep_mask, state.token_index)
         weight = builder.constant(self.weight, "exit_head_weight")
         bias = builder.constant(self.bias, "exit_head_bias")
         return builder.op("Gemm", [summary, weight, bias], {"transB": 1})
 
 
-def summarize(builder: GraphBuilder, state: RowState) -> ir.Value:
-    """What light heads read of n rows, float[n, 2 * D]."""
-    if state.token_index is None:
-        return builder.op("TokenSummary", [state.h, state.keep_mask], domain=DOMAIN)
-    packed = [state.h, state.token_index, state.keep_mask]
+def summarize(
+    builder: GraphBuilder, h: ir.Value, keep_mask: ir.Value, token_index: ir.Value | None
+) -> ir.Value:
+    """What light heads read of n rows, float[n, 2 * D]; see :class:`RowState`."""
+    if token_index is None:
+        return builder.op("TokenSummary", [h, keep_mask], domain=DOMAIN)
+    packed = [h, token_index, keep_mask]
     return builder.op("PackedTokenSummary", packed, domain=DOMAIN)
 
 
@@ -90,6 +92,8 @@ def _read(path: pathlib.Path) -> dict[str, Weights]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except ImportError as error:
-        raise UsageError(f"{path}: reading it needs safetensors: pip install safetensors") from error
+        raise UsageError(
+            f"{path}: reading it needs safetensors: pip install safetensors"
+        ) from error
     except Exception as error:
         raise UsageError(f"{path}: not a readable file of exit heads: {error}") from error

@@ -6,11 +6,27 @@ import onnx_ir as ir
 
 from dechaff.ir import DOMAIN, constant_value, to_expression
 from dechaff.ir.module import Module
-from dechaff.passes.matching import axes_from, integer_attribute, is_op, is_packed_attention, rank, values_read
+from dechaff.passes.matching import (
+    axes_from,
+    integer_attribute,
+    is_op,
+    is_packed_attention,
+    rank,
+    values_read,
+)
 
 _REDUCTIONS = frozenset(
-    ["ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceL2"]
-    + ["ReduceSumSquare", "ReduceLogSumExp", "ReduceL1"]
+    [
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+    ]
 )
 _ALONG_ONE_AXIS = {
     "ArgMax": 0,

@@ -75,7 +75,7 @@ class _QueryFlow:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._edges = networkx.DiGraph()
+        self._edges: networkx.DiGraph[int] = networkx.DiGraph()
         self._values: list[ir.Value] = []
         self._numbers: dict[ir.Value, int] = {}
         for node in graph:
@@ -119,7 +119,7 @@ class _QueryFlow:
         last = _last_state(states, before)
         return None if last is None else [*before, last]
 
-    def _ends(self, inside: networkx.DiGraph, attention: ir.Node) -> list[int]:
+    def _ends(self, inside: networkx.DiGraph[int], attention: ir.Node) -> list[int]:
         """Where a stack ends: outputs behind its last attention, else what nothing reads."""
         last = self._number(attention.outputs[0])
         behind = [last, *networkx.descendants(inside, last)]

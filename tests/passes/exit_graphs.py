@@ -7,7 +7,9 @@ _CONSTANTS = """float[4] gamma = {1, 1.5, 0.5, 2}, float[4] beta = {0.1, 0.2, 0.
     int64[1] one = {1}, int64 first = {0}"""
 
 
-def encoder(num_layers: int = 4, *, pre_norm: bool = False, inputs: str = "", last: str = "") -> str:
+def encoder(
+    num_layers: int = 4, *, pre_norm: bool = False, inputs: str = "", last: str = ""
+) -> str:
     """A classifier on position 0 of an encoder with a padding mask.
 
     Args:
