@@ -141,8 +141,8 @@ def test_a_run_on_trial_that_never_ends_is_stopped(
     served: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_limits, "_LEAST_SECONDS", 0.1)
+    session = Session(parse(ENDLESS), graph_optimizations=served, on_trial=served)
     with pytest.raises(RunOverdueError, match=r"stopped after 0\.1"):
-        session = Session(parse(ENDLESS), graph_optimizations=served, on_trial=served)
         session.run({"x": np.ones(2, np.float32)})
 
 
