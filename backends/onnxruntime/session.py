@@ -73,6 +73,8 @@ class Session:
             # A weight packed ahead is summed in another order than one that is computed; and a
             # session for a few tokens is done before packing would pay.
             options.add_session_config_entry("session.disable_prepacking", "1")
+            # For so few tokens, threads that wait busily cost more than they save.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         proto, weights = _without_weights(module, declare_inputs=not graph_optimizations)
         self._fed: Arrays = {} if graph_optimizations else weights
         # The runtime keeps pointers into these arrays: they must live as long as the session.
