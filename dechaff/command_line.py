@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .report import Report
 
 _UNEXPECTED = 1
+_INTERRUPTED = 130
 
 
 class _Commands(click.Group):
@@ -40,10 +41,10 @@ class _Commands(click.Group):
 
 
 def _line_and_code(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt):  # first: modules half loaded cannot be loaded again
+        return "dechaff: interrupted", _INTERRUPTED
     from dechaff.ir import DechaffError, ExitCode
 
-    if isinstance(error, KeyboardInterrupt):
-        return "dechaff: interrupted", ExitCode.INTERRUPTED
     if isinstance(error, DechaffError):
         return f"dechaff: error: {error}", int(error.exit_code)
     if isinstance(error, click.UsageError):
@@ -294,4 +295,4 @@ def main() -> None:
         cli(prog_name="dechaff", obj=ISOLATE)
     except KeyboardInterrupt:  # outside any command: while modules load
         click.echo("dechaff: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
