@@ -12,6 +12,7 @@ from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
+from .prune import Prune
 from .remove_padding import RemovePadding
 
 PASSES: tuple[type[Pass], ...] = (
@@ -20,6 +21,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseGelu,
     FuseLayerNormalization,
     FuseAttention,
+    Prune,
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
