@@ -45,8 +45,21 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
         FuseSkipNormalization,
         FuseBiasGelu,
     ),
+    "approximate": (
+        Canonicalize,
+        FoldConstants,
+        FuseGelu,
+        FuseLayerNormalization,
+        FuseAttention,
+        Prune,
+        RemovePadding,
+        FoldAttentionBias,
+        FuseSkipNormalization,
+        FuseBiasGelu,
+    ),
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
+``approximate`` adds, each in its place, the passes that a search over the user's metric drives.
 
 ``merge-qkv`` is not in it: on CPU three products are as fast as one, and the split of the one costs
 what the two kernel starts saved.
