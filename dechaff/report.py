@@ -93,7 +93,9 @@ class Report:
     def __rich__(self) -> ConsoleRenderable:
         lines = [f"warning: {text}" for text in self.warnings]
         lines += [f"note: {text}" for text in self.notes]
-        searched = [] if self.search is None else [self.search.table(), self.search.summary()]
+        searched: list[ConsoleRenderable] = []
+        if self.search is not None:
+            searched = [self.search.table(), self.search.summary()]
         texts = [Text(line) for line in [self._summary(), *lines]]
         return Group(self._table(), *searched, *texts)
 

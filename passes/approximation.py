@@ -41,8 +41,10 @@ class Edit:
 class Calibration(Protocol):
     """Inputs that a pass may look at while it proposes edits; a part of the user's data."""
 
-    inputs: Sequence[Mapping[str, Array]]
-    """Batches of graph inputs by name."""
+    @property
+    def inputs(self) -> Sequence[Mapping[str, Array]]:
+        """Batches of graph inputs by name."""
+        ...
 
     def values(self, module: Module, names: Sequence[str]) -> list[dict[str, Array]]:
         """What values of the module hold on each batch, graph outputs or not, by name."""

@@ -52,10 +52,14 @@ class _Calibration:
     """The searched batches, for passes that look at data."""
 
     def __init__(self, inputs: Sequence[Arrays]) -> None:
-        self.inputs = inputs
+        self._inputs = inputs
+
+    @property
+    def inputs(self) -> Sequence[Arrays]:
+        return self._inputs
 
     def values(self, module: Module, names: Sequence[str]) -> list[dict[str, Array]]:
-        return [fetch_values(module, names, batch) for batch in self.inputs]
+        return [fetch_values(module, names, batch) for batch in self._inputs]
 
 
 class Search:

@@ -83,7 +83,7 @@ class Accuracy(Metric):
     def gains(self, outputs: Arrays, batch: Batch, original: Arrays) -> Losses:
         """1 for each row that is right, 0 for the others."""
         right = _logits(outputs).argmax(axis=1) == _labels(batch, self.name)
-        return right.astype(np.float64)
+        return np.asarray(right, np.float64)
 
     def score(self, results: Results) -> float:
         """Share of rows that are right."""

@@ -105,9 +105,7 @@ def plot_points(points: Sequence[Point], metric: str, path: str | os.PathLike[st
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingPackageError(
-            "the plot needs matplotlib: pip install matplotlib, or leave it out"
-        ) from error
+        raise MissingPackageError("matplotlib", "benchmarks", "the plot") from error
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     measured = [point for point in points if point.milliseconds is not None]

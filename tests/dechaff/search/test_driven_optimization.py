@@ -184,8 +184,8 @@ def test_a_model_that_is_no_number_is_refused() -> None:
 def test_the_command_line_searches_and_draws(tmp_path: pathlib.Path) -> None:
     model, result = tmp_path / "toy.onnx", tmp_path / "small.onnx"
     dechaff.optimize(MODULE.model.clone(), passes="none", verify="off").save(model)
-    names = DATA[0].keys()
-    np.savez(tmp_path / "dev.npz", **{n: np.concatenate([b[n] for b in DATA]) for n in names})
+    x, labels = (np.concatenate([batch[name] for batch in DATA]) for name in ("x", "labels"))
+    np.savez(tmp_path / "dev.npz", x=x, labels=labels)
     (tmp_path / "metric.py").write_text(
         "def share(outputs, batch):\n"
         "    return (outputs['logits'].argmax(1) == batch['labels']).mean()\n"
