@@ -29,7 +29,9 @@ class Edit:
         change: the options with the edit in them, made of those found so far; None where the edit
             no longer applies, since what it changes is gone.
         place: edits of one place exclude each other: once one of them is kept, the others are not
-            tried. Empty: the edit stands for itself.
+            tried. Empty: the edit stands for itself. Where all edits of a level have one place,
+            such as the thresholds of an exit, they are tried in the order given, those that save
+            most first; else a search for speed or size finds the order.
     """
 
     name: str

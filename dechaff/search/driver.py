@@ -13,7 +13,7 @@ from dechaff.progress import ProgressFunction
 from dechaff.settings import Settings
 from dechaff.target_lowering import lower_for_target
 
-from .engine import Search
+from .engine import search
 from .metrics import Metric, MetricFunction, make_metric
 from .pareto import measure_points
 from .result import SearchResult
@@ -83,8 +83,7 @@ def drive(
     data = split_data(module, request.data, request.settings.seed)
     original = module.clone()
     tidy(original)
-    search = Search(original, passes, data, metric, request.settings, session, report)
-    found = search.run()
+    found = search(original, passes, data, metric, request.settings, session, report)
 
     def build(chosen: Sequence[Pass]) -> Module:
         made = module.clone()
@@ -105,7 +104,7 @@ def drive(
     return SearchResult(
         metric=metric.name,
         mode=request.settings.mode,
-        max_drop=0.0 if request.settings.mode == "accuracy" else request.settings.max_drop,
+        max_drop=request.settings.allowed_drop,
         passes=found.passes,
         decisions=found.decisions,
         points=points,

@@ -55,3 +55,8 @@ class SearchSettings:
                 f"budget: expected a time such as '10min' or '90s', got {self.budget!r}"
             )
         return float(match[1]) * _SECONDS[match[2] or "s"]
+
+    @property
+    def allowed_drop(self) -> float:
+        """How far the metric may fall; not at all in mode ``accuracy``."""
+        return 0.0 if self.mode == "accuracy" else self.max_drop
