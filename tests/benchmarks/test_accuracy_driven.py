@@ -49,8 +49,10 @@ def test_a_classifier_is_searched_and_measured(
     folder = tmp_path / "tiny"
     ignored = shutil.ignore_patterns("*.safetensors")
     shutil.copytree(weights_folder(), folder, ignore=ignored)
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    BertForSequenceClassification(BertConfig(num_hidden_layers=2, **sizes)).save_pretrained(folder)
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
     rows = ["a warm , funny film\t1", "dull and endless\t0", "fine\t1"] * 4
     for split in ("dev", "test"):
         (tmp_path / f"{split}.tsv").write_text("\n".join(rows) + "\n", "utf-8")

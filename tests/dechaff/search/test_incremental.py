@@ -24,8 +24,8 @@ def pruned(remove: str) -> Module:
     return variant
 
 
-def prepared(variants: Sequence[Module], **settings: int) -> IncrementalRunner:
-    runner = IncrementalRunner(INPUTS, **settings)
+def prepared(variants: Sequence[Module], max_bytes: int = 1 << 30) -> IncrementalRunner:
+    runner = IncrementalRunner(INPUTS, max_bytes=max_bytes)
     runner.rebase(BASE)
     runner.prepare(variants)
     return runner
