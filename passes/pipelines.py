@@ -56,6 +56,7 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
         Prune,
         RemovePadding,
         FoldAttentionBias,
+        EarlyExit,
         FuseSkipNormalization,
         FuseBiasGelu,
     ),
@@ -63,6 +64,6 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
 ``approximate`` adds, each in its place, the passes that a search over the user's metric drives.
 
-``merge-qkv`` is not in it: on CPU three products are as fast as one, and the split of the one costs
-what the two kernel starts saved.
+``merge-qkv`` is in neither: on CPU three products are as fast as one, and the split of the one
+costs what the two kernel starts saved.
 """

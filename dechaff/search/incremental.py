@@ -85,8 +85,7 @@ class IncrementalRunner:
         session = Session(tail, settings=self._session)
         needed = [value.name or "" for value in tail.graph.inputs]
         for index in order:
-            feeds = {name: self.inputs[index][name] for name in needed if name not in given}
-            feeds |= {name: self._known[key][index] for name, key in given.items()}
+            feeds = self._given(index, needed, given)
             yield index, session.run(feeds)
 
     def share_computed(self, variant: Module) -> float:
@@ -114,13 +113,18 @@ class IncrementalRunner:
         needed = [value.name or "" for value in tail.graph.inputs]
         gathered: dict[Key, list[Array]] = {key: [] for key in wanted}
         key_of = {value.name: key for key, value in wanted.items()}
-        for index, inputs in enumerate(self.inputs):
-            feeds = {name: inputs[name] for name in needed if name not in given}
-            feeds |= {name: self._known[key][index] for name, key in given.items()}
+        for index in range(len(self.inputs)):
+            feeds = self._given(index, needed, given)
             for name, array in session.run(feeds).items():
                 gathered[key_of[name]].append(array)
         for key in sorted(gathered, key=lambda key: -_bytes(gathered[key])):
             self._keep(key, gathered[key])
+
+    def _given(self, index: int, needed: Sequence[str], known: Mapping[str, Key]) -> Arrays:
+        """What a tail is fed with on a batch: known values, and those inputs that it reads."""
+        inputs = self.inputs[index]
+        feeds = {name: inputs[name] for name in needed if name in inputs and name not in known}
+        return feeds | {name: self._known[key][index] for name, key in known.items()}
 
     def _keep(self, key: Key, arrays: list[Array]) -> None:
         total = sum(_bytes(known) for known in self._known.values())

@@ -35,10 +35,10 @@ class ValueKeys:
     def of(self, module: Module) -> dict[ir.Value, Key]:
         """The key of every value of the main graph."""
         keys: dict[ir.Value, Key] = {}
-        for value in module.graph.inputs:
-            keys[value] = f"input {value.name}"
         for value in module.graph.initializers.values():
-            keys.setdefault(value, self._weight_key(value))
+            keys[value] = self._weight_key(value)
+        for value in module.graph.inputs:  # one with a default is as good as a weight
+            keys.setdefault(value, f"input {value.name}")
         for node in module.graph:
             key = self._node_key(node, keys)
             for number, output in enumerate(node.outputs):

@@ -15,6 +15,8 @@ from dechaff.command_line import cli
 from dechaff.ir import UsageError
 from dechaff.search import SearchResult
 from tests.dechaff.search.toy_models import batches, classifier
+from tests.passes.exit_graphs import encoder
+from tests.passes.rewrite_checks import module_from
 
 MODULE = classifier()
 DATA = batches(MODULE)
@@ -22,7 +24,8 @@ DATA = batches(MODULE)
 
 def searched(**settings: Any) -> SearchResult:
     given: dict[str, Any] = {"metric": "accuracy", "data": DATA, "verify": "off"} | settings
-    report = dechaff.optimize(MODULE.model.clone(), **given).report
+    model = given.pop("model", MODULE).model.clone()
+    report = dechaff.optimize(model, **given).report
     assert report is not None
     assert report.search is not None
     return report.search
@@ -214,3 +217,17 @@ def test_a_search_asked_for_wrongly_is_one_line(arguments: list[str], message: s
     assert done.exit_code == 2
     assert message in done.output
     assert len(done.output.splitlines()) == 1
+
+
+def test_exits_are_tried_from_the_boldest_threshold_on() -> None:
+    module = module_from(encoder(3))
+    generator = np.random.default_rng(0)
+    mask = np.arange(5) < generator.integers(1, 6, (120, 1))
+    x = generator.standard_normal((120, 5, 4)).astype(np.float32)
+    data = [{"x": x[n : n + 8], "mask": mask[n : n + 8]} for n in range(0, 120, 8)]
+    passes = "fuse-attention,remove-padding,early-exit{criterion=entropy}"
+    result = searched(model=module, metric="cosine", data=data, max_drop=0.2, passes=passes)
+    scores = [decision.score for decision in result.decisions]
+    assert [decision.kept for decision in result.decisions] == [False] * (len(scores) - 1) + [True]
+    assert f"threshold={result.decisions[-1].edit.split()[1]}" in result.pass_list
+    assert "early-exit" not in str([str(step) for step in result.points[0].passes])
