@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -48,8 +48,8 @@ class Calibration(Protocol):
         """Batches of graph inputs by name."""
         ...
 
-    def values(self, module: Module, names: Sequence[str]) -> list[dict[str, Array]]:
-        """What values of the module hold on each batch, graph outputs or not, by name."""
+    def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """What values of the module hold on each batch, by name; a batch at a time."""
         ...
 
 

@@ -31,6 +31,7 @@ from .sentences import SavedClassifier, inputs_of
 
 _DENSE = ("torch", "openvino", "ort18", "ort23", "ort18-fused", "ort23-fused")
 _MODES = ("accuracy", "size", "speed")
+_PRUNING = "approximate,-early-exit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> F
     optimized = dechaff.optimize(
         model.module,
         _tensors(data[0]),
+        passes=options.passes,
         metric="accuracy",
         data=data,
         mode=mode,
@@ -200,6 +202,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=pathlib.Path, help="folder of the fine-tuned model")
     parser.add_argument("data", type=pathlib.Path, help="folder of dev.tsv and test.tsv")
     parser.add_argument("--modes", nargs="*", choices=_MODES, default=["accuracy", "speed"])
+    parser.add_argument("--passes", default=_PRUNING, help="pass list that is searched")
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--budget", default="10min", help="of each search")
     parser.add_argument("--seed", type=int, default=0)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dechaff.arrays import Array, Arrays
 from dechaff.ir import Module, graph_cost, num_parameters
 from dechaff.passes import Approximation, Edit, Pass, apply_pass
-from dechaff.probing import fetch_values
+from dechaff.probing import fetch_values_of_batches
 
 from .journal import Outcome
 from .result import Decision
@@ -31,9 +31,9 @@ class SearchedInputs:
         """Batches of graph inputs by name."""
         return self._inputs
 
-    def values(self, module: Module, names: Sequence[str]) -> list[dict[str, Array]]:
+    def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
         """What values of the module hold on each batch, by name."""
-        return [fetch_values(module, names, batch) for batch in self._inputs]
+        return fetch_values_of_batches(module, names, self._inputs)
 
 
 class PassSearch:
