@@ -85,9 +85,10 @@ def _limits(max_memory: float | None, max_seconds: float | None, given: dict[str
         raise click.UsageError(f"--max-memory: the libraries alone take {_LEAST_MEMORY} GiB.")
     memory = None if max_memory is None else int(max_memory * 2**30) or None
     files = list(_existing_files(given))
-    if max_memory is None and not given.get("inputs_path"):
+    is_own = any(given.get(name) for name in ("inputs_path", "data_path"))
+    if max_memory is None and not is_own:
         memory = memory_limit(files)
-    if max_seconds is None and not given.get("inputs_path") and given.get("check") is None:
+    if max_seconds is None and not is_own and given.get("check") is None:
         max_seconds = time_limit(files)
     debug = click.get_current_context().find_root().meta.get(DEBUG, False)
     return Limits(memory, max_seconds or None, show_crash=debug)
