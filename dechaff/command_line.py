@@ -16,6 +16,7 @@ from .command_line_checks import bisect, verify
 from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
 from .command_line_search import search_options
 from .explain_command import explain
+from .isolation import memory_text
 from .view_command import view
 
 if TYPE_CHECKING:
@@ -54,21 +55,13 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return f"dechaff: error: {error.format_message()}", error.exit_code
     if isinstance(error, MemoryError):
-        return f"dechaff: error: {_memory_text(error)}", ExitCode.CRASHED
+        return f"dechaff: error: {memory_text(error)}", ExitCode.CRASHED
     text = " ".join(str(error).split()) or "no message"
     return (
         f"dechaff: error: unexpected {type(error).__name__}: {text} "
         "(a defect of dechaff; --debug shows the traceback)",
         _UNEXPECTED,
     )
-
-
-def _memory_text(error: MemoryError) -> str:
-    from .isolation import limited_memory
-
-    limit, told = limited_memory(), " ".join(str(error).split())
-    text = f"out of memory: {told}" if told else "out of memory"
-    return text if limit is None else f"{text}; --max-memory was {limit / 2**30:.3g} GiB"
 
 
 @click.group(

@@ -90,6 +90,13 @@ def limited_memory() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def memory_text(error: MemoryError) -> str:
+    """What to tell of too little memory: the error, and the limit if there is one."""
+    limit, told = limited_memory(), " ".join(str(error).split())
+    text = f"out of memory: {told}" if told else "out of memory"
+    return text if limit is None else f"{text}; --max-memory was {limit / 2**30:.3g} GiB"
+
+
 def memory_limit(paths: Iterable[str]) -> int:
     """Bytes that work on these files may take: in proportion to what lies in their folders.
 

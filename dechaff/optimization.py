@@ -41,14 +41,8 @@ from .settings import Config, Settings, resolve_settings
 from .snapshots import SnapshotWriter
 from .target_lowering import lower_for_target
 from .trace import TraceRecorder, tracing
-from .verification import (
-    Verification,
-    earlier_verification,
-    verification_data,
-    verify_result,
-    weakest_numerics,
-)
-from .verification_cache import VerificationCache
+from .verification import Verification, weakest_numerics
+from .verification_cache import VerificationCache, verify_once
 from .versions import package_versions
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
@@ -237,17 +231,12 @@ class _Run:
         cases = self._examples + generate_inputs(self._original)
         return Reference(self._original, cases, self._session)
 
-    def _verify(self, reference: Reference, optimized: Module, lowered: Module) -> None:
+    def _verify(self, reference: Reference, passed: Module, lowered: Module) -> None:
         numerics, mode = weakest_numerics(self._records), self._settings.verify
-        key = self._cache.key(
-            reference.module, lowered, reference.given, self._session, numerics=numerics.value
-        )
-        earlier = self._cache.find(key)
-        if earlier is not None:
-            self._verification = earlier_verification(earlier, mode)
-            return
         try:
-            self._verification = verify_result(reference, lowered, numerics, mode, optimized)
+            self._verification = verify_once(
+                self._cache, reference, lowered, numerics, mode, passed
+            )
             problem = self._verification.problem
         except VerificationFailedError as error:
             problem = str(error)
@@ -255,8 +244,6 @@ class _Run:
             if self._recorder is not None:
                 self._recorder.differs(lowered, reference, self._verification.outputs)
             raise VerificationFailedError(self._failure_text(reference, problem))
-        if self._verification.verified:
-            self._cache.keep(key, verification_data(self._verification))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
         return "; ".join(

@@ -140,11 +140,6 @@ def _severity(difference: Difference) -> tuple[bool, float]:
     return difference.problem is not None, share
 
 
-def verification_data(verification: Verification) -> dict[str, Any]:
-    """A verification as plain data, for the cache."""
-    return dataclasses.asdict(verification)
-
-
 def earlier_verification(data: dict[str, Any], mode: str) -> Verification:
     """A verification from the plain data that an earlier run kept."""
     return Verification(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -13,11 +14,14 @@ import onnx_ir as ir
 
 from dechaff.backends import SessionSettings, machine_name
 from dechaff.ir import Module, attach_functions
+from dechaff.passes import Numerics
 
 from .arrays import Array
 from .cache import find_entry, keep_entry
 from .comparison import TOLERANCES
 from .input_generation import InputCase
+from .reference import Reference
+from .verification import Verification, earlier_verification, verify_result
 from .versions import package_versions
 
 _OWN_DIGEST_BYTES = 1024
@@ -107,6 +111,27 @@ class VerificationCache:
         if id(tensor) not in self._known:
             self._promise(tensor).set_result(_of_array(tensor.numpy()))
         return self._known[id(tensor)][1].result()
+
+
+def verify_once(
+    cache: VerificationCache,
+    reference: Reference,
+    optimized: Module,
+    numerics: Numerics,
+    mode: str,
+    before_lowering: Module,
+) -> Verification:
+    """What :func:`verify_result` gives, or gave an earlier run for the same models and inputs."""
+    settings = reference.settings or SessionSettings()
+    cases = reference.given
+    key = cache.key(reference.module, optimized, cases, settings, numerics=numerics.value)
+    earlier = cache.find(key)
+    if earlier is not None:
+        return earlier_verification(earlier, mode)
+    found = verify_result(reference, optimized, numerics, mode, before_lowering)
+    if found.verified:
+        cache.keep(key, dataclasses.asdict(found))
+    return found
 
 
 def _weights(module: Module) -> dict[str, ir.TensorProtocol]:
