@@ -234,10 +234,8 @@ class _Run:
     def _verify(self, reference: Reference, passed: Module, lowered: Module) -> None:
         numerics, mode = weakest_numerics(self._records), self._settings.verify
         try:
-            self._verification = verify_once(
-                self._cache, reference, lowered, numerics, mode, passed
-            )
-            problem = self._verification.problem
+            found = verify_once(self._cache, reference, lowered, numerics, mode, passed)
+            self._verification, problem = found, found.problem
         except VerificationFailedError as error:
             problem = str(error)
         if problem is not None:
