@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.backends import Session
+from dechaff.backends import start_session
 from dechaff.ir import (
     DechaffError,
     ModelRejectedError,
@@ -145,7 +145,7 @@ def _run_second(
     first: Module, second: Module, cases: Sequence[InputCase], interface: Interface
 ) -> list[Arrays]:
     try:
-        session = Session(second)
+        session = start_session(second)
         found = [session.run(interface.feeds(case)) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import Counter
@@ -29,7 +30,7 @@ from dechaff.passes import (
 from .attention_choice import choose_attention
 from .bisection import bisect_command
 from .fault_search import find_fault
-from .input_generation import InputCase, generate_inputs
+from .input_generation import InputCase, generate_inputs, typical_case
 from .judges import NumbersJudge
 from .model_import import example_case, import_model
 from .nominal_sizes import nominal_batch, nominal_sizes, used_sizes
@@ -37,7 +38,8 @@ from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
 from .report import Report, pass_notes
-from .settings import Config, Settings, resolve_settings
+from .runtime_choice import choose_runtime
+from .settings import AUTO, Config, Settings, resolve_settings
 from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
 from .verification import Reference, Verification, verify_result
@@ -69,7 +71,9 @@ def optimize(
         example_inputs: arguments the model is called with: a tuple of positional ones or a mapping
             of named ones. Capture of a torch module uses them; verification runs them beside
             inputs that it generates from the signature.
-        target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
+        target: ``cpu`` is for ONNX Runtime, and may use its own operators; ``openvino`` is for
+            OpenVINO; ``auto`` times the model in both and takes the faster; ``portable`` emits
+            standard operators only.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -142,6 +146,7 @@ class _Run:
         self._example = example
         self._passes = passes
         self._settings = settings
+        self._target = settings.target
         self._steps = steps
         self._recorder = recorder
         self._snapshots = snapshots
@@ -157,7 +162,7 @@ class _Run:
         observers = [self._steps, *self._observers(reference)]
         optimized, self._records = run_passes(self._module, self._passes, observers)
         self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
-        self._steps.step(f"lower for {self._settings.target}")
+        self._steps.step(f"lower for {self._target}")
         started = time.perf_counter()
         lowered = self._lower(optimized)
         if self._recorder is not None:
@@ -171,16 +176,30 @@ class _Run:
         return lowered
 
     def _lower(self, optimized: Module) -> Module:
-        if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
-            return lower(optimized, self._settings.target)
-        example = None if self._example is None else self._example.inputs
-        batch, sequence = nominal_batch(self._original, example)
+        if self._target != AUTO:
+            return self._lower_for(self._target, optimized)
+        case = self._example or typical_case(self._original, *self._nominal_batch())
+        choice = choose_runtime(
+            functools.partial(self._lower_for, optimized=optimized), case.inputs, self._session
+        )
+        self._target = choice.target
+        self._choices.append(choice.reason)
+        return choice.lowered
+
+    def _lower_for(self, target: str, optimized: Module) -> Module:
+        if target != "cpu":  # it may run anywhere, or in another runtime: nothing is measured here
+            return lower(optimized, target)
         threads, use_cache = self._session.num_threads, self._settings.cache
+        batch, sequence = self._nominal_batch()
         choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
         if choice is None:
-            return lower(optimized, self._settings.target)
+            return lower(optimized, target)
         self._choices.append(choice.reason)
-        return lower(optimized, self._settings.target, attention=choice.kernel)
+        return lower(optimized, target, attention=choice.kernel)
+
+    def _nominal_batch(self) -> tuple[int, int]:
+        example = None if self._example is None else self._example.inputs
+        return nominal_batch(self._original, example)
 
     def _observers(self, reference: Reference | None) -> list[PassObserver]:
         """Who checks each pass, and who records it; the check comes first."""
@@ -217,7 +236,7 @@ class _Run:
 
     def _blame(self, reference: Reference) -> str | None:
         """What is at fault: a pass, found by checking after each one, or the lowering."""
-        lowering = f"no pass is at fault, the lowering for target {self._settings.target} is"
+        lowering = f"no pass is at fault, the lowering for target {self._target} is"
         advice = 'verify="each" leaves out a pass whose numbers are wrong'
         if num_parameters(self._original) > _CULPRIT_SEARCH_PARAMETERS:
             return f"{self._how_to_search()}; {advice}"
@@ -249,7 +268,7 @@ class _Run:
         example = None if self._example is None else self._example.inputs
         return Report(
             source=self._original.source,
-            target=self._settings.target,
+            target=self._target,
             records=records,
             sizes=used_sizes(
                 nominal_sizes(self._original, example),

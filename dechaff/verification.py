@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir.passes.common as common_passes
 
-from dechaff.backends import Session, SessionSettings
+from dechaff.backends import RunningModel, Session, SessionSettings, start_session
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -177,7 +177,11 @@ def run_cases(
         VerificationFailedError: the module does not load or run where the original does.
     """
     try:
-        session = Session(module, graph_optimizations=served, settings=settings)
+        session: RunningModel
+        if served:
+            session = start_session(module, settings)
+        else:
+            session = Session(module, graph_optimizations=False, settings=settings)
         return [session.run(case.inputs) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(
