@@ -32,7 +32,7 @@ from .plot import can_plot, plot
 from .store import cell_key, machine_folder, read_cell, read_cells, read_machine, write_machine
 
 _HERE = pathlib.Path(__file__).resolve().parent.parent
-_MODELS = ("minilm", "distilbert", "bert-base", "bert-large", "modernbert")
+_MODELS = ("bert-base", "minilm", "distilbert", "modernbert", "llama", "bert-large")
 _BATCHES = (1, 4, 16, 32)
 _SEQUENCES = (32, 64, 128, 256, 384, 512)
 _PEERS = (REFERENCE, "torch-compile", "openvino", "ort18", "ort18-fused", "ort23", DECHAFF, LIMIT)

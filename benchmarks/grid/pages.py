@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from benchmarks.peers import DECHAFF
+
 from .findings import Finding, means, verdicts
 from .measurement import HOPELESS, HOPELESS_IN_LONG_CELLS
 
@@ -65,7 +67,9 @@ def _machine_parts(machine: Machine) -> list[str]:
         groups.setdefault((item.cell.model, item.cell.layers, item.cell.lengths), []).append(item)
     for (model, layers, lengths), group in groups.items():
         thin = f" of {layers} layers" if layers else ""
-        parts += [f"### {model}{thin}, {lengths}\n", f"{_LENGTHS[lengths]}.\n", _cells_table(group)]
+        runtimes = _listed({_runtime(item) for item in group})
+        parts += [f"### {model}{thin}, {lengths}\n", f"{_LENGTHS[lengths]}; dechaff {runtimes}.\n"]
+        parts.append(_cells_table(group))
     return parts
 
 
@@ -76,6 +80,12 @@ def _machine(machine: Machine) -> str:
         count = sum(_versions(item) == text for item in machine.findings)
         lines.append(f"- versions of {count} cells: {text}")
     return "\n".join([*lines, ""])
+
+
+def _runtime(item: Finding) -> str:
+    """What runs dechaff's model, as its contestant tells."""
+    (row,) = [row for row in item.figures["rows"] if row["name"] == DECHAFF]
+    return str(row["detail"]).partition(";")[0]
 
 
 def _versions(item: Finding) -> str:
