@@ -107,7 +107,7 @@ def test_fused_operators_agree_with_their_reference(
     shape = (2, 3, 5)[: leading.count(",") + 1]
     inputs = {n: generator.standard_normal((*shape, 4)).astype(np.float32) for n in "xz"}
     expected = Session(module, graph_optimizations=False).run(inputs)
-    found = start_session(lowered).run(inputs)
+    found = Session(lowered).run(inputs)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
 

@@ -185,5 +185,5 @@ def test_an_interruption_keeps_what_is_measured(
 
 
 def test_a_child_that_fails_tells_its_last_line() -> None:
-    with pytest.raises(ChildFailedError, match="exit code 1: KeyError: 'cell'"):
+    with pytest.raises(ChildFailedError, match="exit code 1: KeyError: 'cells'"):
         run_child("benchmarks.grid.measurement", {})
