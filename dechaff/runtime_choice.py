@@ -22,10 +22,9 @@ RUNTIMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO"}
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeChoice:
-    """The target, the module lowered for it, and a line that says why."""
+    """The target, and a line that says why."""
 
     target: str
-    lowered: Module
     reason: str
 
 
@@ -44,7 +43,7 @@ def choose_runtime(
     for_cpu = lower_for("cpu")
     if not has_openvino():
         reason = "runs in ONNX Runtime: OpenVINO is not installed to be compared with"
-        return RuntimeChoice("cpu", for_cpu, reason)
+        return RuntimeChoice("cpu", reason)
     for_openvino = lower_for("openvino")
     try:
         other = start_session(for_openvino, settings)
@@ -52,13 +51,12 @@ def choose_runtime(
             {"cpu": start_session(for_cpu, settings), "openvino": other}, inputs
         )
     except DechaffError as error:
-        return RuntimeChoice("cpu", for_cpu, f"runs in ONNX Runtime: {error}")
+        return RuntimeChoice("cpu", f"runs in ONNX Runtime: {error}")
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
     figures = ", ".join(f"{RUNTIMES[t]} takes {1e3 * s:.1f} ms" for t, s in seconds.items())
     target = "openvino" if seconds["openvino"] < _LEAST_GAIN * seconds["cpu"] else "cpu"
-    lowered = for_openvino if target == "openvino" else for_cpu
     reason = f"runs in {RUNTIMES[target]}: measured on {shapes}, {figures}"
-    return RuntimeChoice(target, lowered, reason)
+    return RuntimeChoice(target, reason)
 
 
 def _shortest_runs(
