@@ -173,7 +173,7 @@ def _mask_shape(mask: ir.Value, found: AttentionMatch, builder: GraphBuilder) ->
 
 def _additive(term: MaskTerm, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
     if term.fill is None:
-        return term.value
+        return builder.op("Neg", [term.value]) if term.subtracted else term.value
     zero = builder.constant(np.array(0, _dtype(found)), "zero_bias")
     return _selected(term, zero, found, builder)
 
@@ -183,7 +183,7 @@ def _combined(
 ) -> ir.Value:
     """A further mask over the masks before it; a selection replaces what they said."""
     if term.fill is None:
-        return builder.op("Add", [inner, term.value])
+        return builder.op("Sub" if term.subtracted else "Add", [inner, term.value])
     return _selected(term, inner, found, builder)
 
 
