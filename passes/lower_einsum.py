@@ -123,9 +123,7 @@ class _Product:
         return builder.op("Reshape", [value, shape])
 
 
-def _transposed(
-    value: ir.Value, labels: str, wanted: list[str], builder: GraphBuilder
-) -> ir.Value:
+def _transposed(value: ir.Value, labels: str, wanted: list[str], builder: GraphBuilder) -> ir.Value:
     perm = [labels.index(label) for label in wanted]
     if perm == list(range(len(perm))):
         return value
@@ -182,5 +180,7 @@ def _size(value: ir.Value, labels: str, label: str) -> int | ir.SymbolicDim:
 
 
 def _fixed_sizes(operands: Sequence[tuple[ir.Value, str]]) -> dict[str, int]:
-    pairs = [pair for value, labels in operands for pair in zip(labels, value.shape or (), strict=True)]
+    pairs = [
+        pair for value, labels in operands for pair in zip(labels, value.shape or (), strict=True)
+    ]
     return {label: size for label, dim in pairs if (size := static_dim(dim)) is not None}

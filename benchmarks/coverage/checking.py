@@ -20,6 +20,7 @@ from dechaff.verification import Reference, verify_result
 
 from .building import Axes, Inputs, build_model, example_inputs
 from .families import Family
+from .speed import machine_state, measure_speed
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,8 @@ class Outcome:
         packed_attentions: attentions among them.
         verified: whether the outputs are the original's, for every target.
         reason: why padding stays, or what went wrong; empty if nothing did.
+        speed: how many times as fast as the original; None if that was not measured.
+        timed: the state the machine was in while it was timed; empty if it was not.
     """
 
     family: str
@@ -57,22 +60,25 @@ class Outcome:
     packed_attentions: int = 0
     verified: bool = False
     reason: str = ""
+    speed: float | None = None
+    timed: str = ""
 
 
-def check(family: Family, door: str, folder: pathlib.Path) -> Outcome:
+def check(family: Family, door: str, folder: pathlib.Path, speed: bool = False) -> Outcome:
     """Capture, optimize with the default passes, lower for both targets, verify.
 
     Args:
         family: the kind of model.
         door: one of ``DOORS``.
         folder: for the exported file.
+        speed: also time it beside the original; only meaningful where nothing else runs.
     """
     start = Outcome(family.name, door, expected=family.attentions)
     try:
         module, inputs = _capture(family, door, folder)
     except Exception as error:  # what fails here is anybody's code; the page tells what
         return dataclasses.replace(start, reason=f"not captured: {_one_line(error)}")
-    return _optimize(dataclasses.replace(start, captured=True), module, inputs)
+    return _optimize(dataclasses.replace(start, captured=True), module, inputs, speed)
 
 
 def _capture(family: Family, door: str, folder: pathlib.Path) -> tuple[Module, Inputs]:
@@ -126,7 +132,8 @@ def _export(
         )
 
 
-def _optimize(outcome: Outcome, module: Module, inputs: Inputs) -> Outcome:
+def _optimize(outcome: Outcome, module: Module, inputs: Inputs, speed: bool) -> Outcome:
+    original = module.clone()
     try:
         cases = [case for case in [example_case(module, inputs)] if case is not None]
         reference = Reference(module.clone(), cases + generate_inputs(module))
@@ -139,6 +146,10 @@ def _optimize(outcome: Outcome, module: Module, inputs: Inputs) -> Outcome:
             problem = proof.problem or proof.reason
             if problem is not None:
                 return dataclasses.replace(outcome, reason=f"{target}: {_one_line(problem)}")
+        if speed and cases:
+            timed = machine_state()
+            ratio = measure_speed(original, lower(optimized, "cpu"), cases[0].inputs)
+            outcome = dataclasses.replace(outcome, speed=ratio, timed=timed)
     except DechaffError as error:
         return dataclasses.replace(outcome, reason=_one_line(error))
     return dataclasses.replace(outcome, verified=True)

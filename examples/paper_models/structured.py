@@ -155,9 +155,7 @@ class BiEncoder(TextModel):
         first, second = text(), text(length=7, seed=6)
         inputs = {**first, "other_ids": second["input_ids"], "other_mask": second["attention_mask"]}
         own, other = {0: "batch", 1: "sequence"}, {0: "batch", 1: "other_sequence"}
-        return inputs, {
-            name: other if name.startswith("other") else own for name in inputs
-        }
+        return inputs, {name: other if name.startswith("other") else own for name in inputs}
 
 
 class SplitEncodeAggregate(TextModel):

@@ -32,7 +32,13 @@ CASES = [
 
 def graph(equation: str, left: str, right: str) -> str:
     result = equation.partition("->")[2] or "ik"
-    inputs = dict(zip(equation.partition("->")[0].replace(",", ""), (left + "," + right).split(",")))
+    inputs = dict(
+        zip(
+            equation.partition("->")[0].replace(",", ""),
+            (left + "," + right).split(","),
+            strict=True,
+        )
+    )
     shape = ",".join(inputs[label] for label in result)
     return f"""g (float[{left}] a, float[{right}] b) => (float[{shape}] y) {{
         y = Einsum <equation = "{equation}"> (a, b) }}"""
