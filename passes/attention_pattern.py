@@ -32,13 +32,13 @@ class MaskTerm:
         value: added to the scores, or the condition that selects between scores and fill.
         fill: None for an additive mask; else what masked scores are replaced by.
         masked_where: for a condition, whether scores are masked where it is True.
-        subtracted: whether an additive mask is taken from the scores.
+        factor: of an additive mask; -1 where it is taken from the scores.
     """
 
     value: ir.Value
     fill: float | None = None
     masked_where: bool = True
-    subtracted: bool = False
+    factor: float = 1.0
 
 
 @dataclasses.dataclass
@@ -180,10 +180,12 @@ def _match_scores(
             continue
         if softcap:
             raise NoMatch("the mask is added before soft-capping, which would bend it too")
-        if scale != 1.0:
-            raise NoMatch("a scale is applied after the mask, so that it scales the mask too")
+        if scale <= 0:
+            raise NoMatch("a factor behind the mask turns it around")
         value, mask = _split_mask(node)
-        masks.append(mask)
+        if mask.fill is not None and mask.fill * scale > _HUGE_FILL:
+            raise NoMatch(f"masked scores become {mask.fill * scale}, which hides nothing")
+        masks.append(dataclasses.replace(mask, factor=scale * mask.factor))
 
 
 def _split_scale(node: ir.Node) -> tuple[ir.Value | None, float]:
@@ -210,7 +212,7 @@ def _split_mask(node: ir.Node) -> tuple[ir.Value, MaskTerm]:
     if node.op_type == "Sub":
         scores, taken = node.inputs
         if scores is not None and taken is not None and _leads_to_matmul(scores):
-            return scores, MaskTerm(taken, subtracted=True)
+            return scores, MaskTerm(taken, factor=-1.0)
         raise NoMatch("what the Sub before the softmax takes from does not come from a MatMul")
     condition, if_true, if_false = node.inputs
     for scores, fill, masked_where in ((if_false, if_true, True), (if_true, if_false, False)):

@@ -125,7 +125,10 @@ def _find_padding_mask(attentions: list[ir.Node], rewriter: Rewriter) -> ir.Valu
         if hidden and hidden >= most:  # of equals the last one, which is nearest to the inputs
             best, most = candidate, hidden
     if best is None:
-        reason = "its mask is not shown to hide padded keys of any [batch, sequence] mask"
+        reason = (
+            "no value [batch, sequence] is shown to be its padding mask: one whose zeros surely "
+            "hide those keys from every query"
+        )
         rewriter.miss("remove-padding", masked[0], reason)
     return best
 

@@ -100,7 +100,7 @@ class _Walk:
         rule = TOKEN_RULES.get(node.op_type) if node.domain == "" else None
         try:
             if rule is None or any(value in self._flow.pairs for value in node.inputs):
-                raise NotTokenWise("reads positions of the sequence in a way that is not known")
+                raise NotTokenWise("it is not known to work on each token alone")
             layout = rule.layout(node, self._flow.layouts, self._flow.mask)
         except NotTokenWise as reason:
             if self._reads_only_exact(node) or self._scores_pairs(node):

@@ -237,7 +237,7 @@ DECLINED = {
             "v = Conv <group = 4, pads = [1, 1]> (t, k)\n"
             "y = Transpose <perm = [0, 2, 1]> (v)"
         ),
-        "reads positions of the sequence in a way that is not known",
+        "it is not known to work on each token alone",
     ),
     "a softmax over positions": (
         layer("y = Softmax <axis = 1> (r)"),
