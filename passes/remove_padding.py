@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from dechaff.ir import Module, ValidPositions
 
-from .matching import rank
+from .matching import is_op, rank
 from .padding.flow import Escape, TokenFlow
 from .padding.layouts import same_size
 from .padding.mask_facts import MaskFacts
@@ -79,26 +79,56 @@ class RemovePadding(Pass):
     after = ("fuse-attention", "fuse-layer-normalization", "fuse-gelu")
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
-        """Find the padding mask, show that packing is legal, place it, write it."""
-        attentions = [n for n in module.graph if n.op_type == "Attention" and n.domain == ""]
-        mask = _find_padding_mask(attentions, rewriter)
-        if mask is None:
-            return
+        """Find a padding mask, show that packing is legal, place it, write it; then the next."""
+        known: list[MaskFacts] = []
+        while True:
+            attentions = [
+                node
+                for node in module.graph
+                if is_op(node, "Attention") and not any(_hides(facts, node) for facts in known)
+            ]
+            found = _find_padding_mask(attentions, rewriter, is_first=not known)
+            if found is None:
+                return
+            mask, zero_is_valid = found
+            known.append(MaskFacts(mask, zero_is_valid))
+            self._remove(module, mask, zero_is_valid, rewriter)
+
+    def _remove(
+        self, module: Module, mask: ir.Value, zero_is_valid: bool, rewriter: Rewriter
+    ) -> None:
         try:
-            flow = analyze(module, mask)
+            flow = analyze(module, mask, zero_is_valid)
         except Escape as escape:
             rewriter.miss(self.name, escape.node, str(escape))
             return
         placement = place(flow)
         if not placement.packed:
-            rewriter.note("remove-padding: packing would cost more than it saves")
+            rewriter.note(_why_nothing(flow))
             return
         source = _original_mask(mask)
-        outputs = [ValidPositions(output.name or "", source) for output in flow.outputs]
-        outputs += [ValidPositions(v.name or "", source, per_row=True) for v in flow.row_outputs]
+        outputs = [
+            ValidPositions(output.name or "", source, per_row, zero_is_valid)
+            for kind, per_row in ((flow.outputs, False), (flow.row_outputs, True))
+            for output in kind
+        ]
         Packer(flow, placement.packed, rewriter).run()
         module.valid_positions += outputs
         rewriter.note(_summary(flow, placement))
+
+
+def _hides(facts: MaskFacts, attention: ir.Node) -> bool:
+    mask = attention.inputs[3] if len(attention.inputs) > 3 else None
+    return mask is not None and facts.hides_padded_keys(mask)
+
+
+def _why_nothing(flow: TokenFlow) -> str:
+    if flow.packable:
+        return "remove-padding: packing would cost more than it saves"
+    return (
+        f"remove-padding: nothing is computed for each position of the padding mask "
+        f"{flow.mask.name!r} (a decoding step computes one token a row, which is no padding)"
+    )
 
 
 def _summary(flow: TokenFlow, placement: Placement) -> str:
@@ -109,28 +139,37 @@ def _summary(flow: TokenFlow, placement: Placement) -> str:
     )
 
 
-def _find_padding_mask(attentions: list[ir.Node], rewriter: Rewriter) -> ir.Value | None:
-    """The ``[B, S]`` value whose zeros the attention masks are shown to hide."""
-    if not attentions:
-        rewriter.note("remove-padding: the model has no attention that is known as such")
-        return None
+def _find_padding_mask(
+    attentions: list[ir.Node], rewriter: Rewriter, is_first: bool
+) -> tuple[ir.Value, bool] | None:
+    """The ``[B, S]`` value that tells padding from tokens, and whether its zeros are the tokens.
+
+    Args:
+        attentions: those whose padding is not known yet.
+        rewriter: is told why there is none, if ``is_first``.
+        is_first: whether no padding mask is known yet.
+    """
     masked = [n for n in attentions if len(n.inputs) > 3 and n.inputs[3] is not None]
-    if not masked:
-        rewriter.miss("remove-padding", attentions[0], "no mask tells padding from tokens")
-        return None
     best, most = None, 0
     for candidate in _candidates(masked):
-        facts = MaskFacts(candidate)
-        hidden = sum(1 for n in masked if n.inputs[3] and facts.hides_padded_keys(n.inputs[3]))
-        if hidden and hidden >= most:  # of equals the last one, which is nearest to the inputs
-            best, most = candidate, hidden
-    if best is None:
+        for zero_is_valid in (False, True):
+            facts = MaskFacts(candidate, zero_is_valid)
+            hidden = sum(_hides(facts, node) for node in masked)
+            if hidden and hidden >= most:  # of equals the last one, which is nearest to the inputs
+                best, most = (candidate, zero_is_valid), hidden
+    if best is not None or not is_first:
+        return best
+    if not attentions:
+        rewriter.note("remove-padding: the model has no softmax attention that dechaff knows")
+    elif not masked:
+        rewriter.miss("remove-padding", attentions[0], "no mask tells padding from tokens")
+    else:
         reason = (
             "no value [batch, sequence] is shown to be its padding mask: one whose zeros surely "
             "hide those keys from every query"
         )
         rewriter.miss("remove-padding", masked[0], reason)
-    return best
+    return None
 
 
 def _candidates(attentions: list[ir.Node]) -> Iterator[ir.Value]:
@@ -143,10 +182,21 @@ def _candidates(attentions: list[ir.Node]) -> Iterator[ir.Value]:
             if value is None or value in seen:
                 continue
             seen.add(value)
-            if value.dtype in _MASK_TYPES and _fits(value, attention):
+            fits = value.dtype in _MASK_TYPES and _fits(value, attention)
+            if fits and not _indexes_a_table(value):
                 yield value
             node = value.producer()
             pending += list(node.inputs) if node is not None else []
+
+
+def _indexes_a_table(value: ir.Value) -> bool:
+    """Whether the entries are ids: they are not zeros and ones, as a mask's are."""
+    for user, position in value.uses():
+        if is_op(user, "Gather") and position == 1:
+            return True
+        if is_op(user, *_KEEPS_POSITIONS) and _indexes_a_table(user.outputs[0]):
+            return True
+    return False
 
 
 def _fits(mask: ir.Value, attention: ir.Node) -> bool:

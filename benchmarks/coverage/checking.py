@@ -30,7 +30,7 @@ DOORS = ("torch", "onnx18", "onnx23")
 
 TARGETS = ("cpu", "portable")
 _ATTENTIONS = ("Attention", *PACKED_ATTENTIONS)
-_REASON_LENGTH = 150
+_REASON_LENGTH = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +163,16 @@ def _findings(module: Module, records: Sequence[PassRecord]) -> dict[str, Any]:
         "attentions": sum(node.op_type in _ATTENTIONS for node in nodes),
         "packed_nodes": packed,
         "packed_attentions": sum(node.op_type in PACKED_ATTENTIONS for node in nodes),
-        "reason": "" if packed else _why_padding_stays(module, removal),
+        "reason": "" if packed else _why_padding_stays(removal),
     }
 
 
-def _why_padding_stays(module: Module, removal: PassRecord) -> str:
-    if not any("mask" in (value.name or "") for value in module.graph.inputs):
-        return "no padding mask"
+def _why_padding_stays(removal: PassRecord) -> str:
+    """In the pass's words, with the operator that stopped it."""
     for miss in removal.misses:
-        return f"{miss.reason}, at {_operator(miss.node)}"
+        if miss.reason == "no mask tells padding from tokens":
+            return "it takes no padding mask"
+        return f"{_operator(miss.node)}: {miss.reason}"
     return next((note.removeprefix("remove-padding: ") for note in removal.notes), "no reason")
 
 

@@ -1,4 +1,4 @@
-"""``python -m examples.paper_models [NAME]``: one of the models through dechaff, with its report."""
+"""``python -m examples.paper_models [NAME]``: one of the models through dechaff, reported."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 64, 4, 2, 500
 HEAD = WIDTH // HEADS
-LONGEST = 64
+LONGEST = 128
 """Positions that a model has embeddings for."""
 
 Inputs = dict[str, Tensor]
@@ -85,12 +85,12 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def over_keys(attention_mask: Tensor) -> Tensor:
-    """bool [B, 1, 1, S] of [B, S]: each query may look at the valid keys."""
+    """A mask [B, 1, 1, S] of [B, S]: each query may look at the valid keys."""
     return attention_mask[:, None, None, :].bool()
 
 
 def causal(attention_mask: Tensor) -> Tensor:
-    """bool [B, 1, S, S]: each query may look at the valid keys up to its own."""
+    """A mask [B, 1, S, S]: each query may look at the valid keys up to its own."""
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     return over_keys(attention_mask) & (places[None, :] <= places[:, None])
 
@@ -109,7 +109,10 @@ def text(batch: int = 3, length: int = 11, seed: int = 20) -> Inputs:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-TEXT_AXES: Axes = dict.fromkeys(("input_ids", "attention_mask"), {0: "batch", 1: "sequence"})
+TEXT_AXES: Axes = {
+    "input_ids": {0: "batch", 1: "sequence"},
+    "attention_mask": {0: "batch", 1: "sequence"},
+}
 
 
 class TextModel(nn.Module):

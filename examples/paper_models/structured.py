@@ -107,7 +107,7 @@ class LargeGraphTransformer(TextModel):
             "hops": torch.randint(0, 3, (3, self.neighbours), generator=generator),
             "attention_mask": mask,
         }
-        return inputs, dict.fromkeys(inputs, {0: "batch", 1: "neighbours"})
+        return inputs, {name: {0: "batch", 1: "neighbours"} for name in inputs}
 
 
 class WideClassifier(TextModel):

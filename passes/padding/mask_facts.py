@@ -38,11 +38,17 @@ class Visibility(enum.Enum):
 
 
 class MaskFacts:
-    """Facts about values, relative to the padding mask ``root`` ([B, S], zero where padding)."""
+    """Facts about values, relative to a padding mask.
 
-    def __init__(self, root: ir.Value) -> None:
+    Args:
+        root: the mask, ``[B, S]``, of zeros and ones.
+        zero_is_valid: whether its ones are padding, and not its zeros.
+    """
+
+    def __init__(self, root: ir.Value, zero_is_valid: bool = False) -> None:
         self.sizes = ShapeData()
-        self._facts: dict[ir.Value, Fact] = {root: Fact(-2, ONE, {-1: ZERO})}
+        valid, padded = (ZERO, ONE) if zero_is_valid else (ONE, ZERO)
+        self._facts: dict[ir.Value, Fact] = {root: Fact(-2, valid, {-1: padded})}
         self._depth = 0
 
     def of(self, value: ir.Value | None) -> Fact:

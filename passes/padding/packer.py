@@ -51,6 +51,8 @@ class Packer(Operands):
 
     def _write_token_layout(self) -> None:
         self._keep = self._nonzero(self.mask)
+        if self._flow.zero_is_valid:
+            self._keep = self.builder.op("Not", [self._keep], name="keep_mask")
         self._valid = self._keep
         valid_layout = self._layout_node(self._valid)
         self._valid_index, self._starts, self._position = valid_layout

@@ -31,25 +31,30 @@ from .token_rules import TOKEN_RULES
 _STARTS = ("MatMul", "LayerNormalization", "RMSNormalization")
 
 
-def analyze(module: Module, mask: ir.Value) -> TokenFlow:
+def analyze(module: Module, mask: ir.Value, zero_is_valid: bool = False) -> TokenFlow:
     """Follow taint through the whole graph.
+
+    Args:
+        module: the module.
+        mask: the padding mask, ``[B, S]``.
+        zero_is_valid: whether its ones are padding, and not its zeros.
 
     Raises:
         Escape: padding can reach a valid output, or cannot be shown not to.
     """
-    return _Walk(module, mask).run()
+    return _Walk(module, TokenFlow(mask, zero_is_valid)).run()
 
 
 class _Walk:
-    def __init__(self, module: Module, mask: ir.Value) -> None:
+    def __init__(self, module: Module, flow: TokenFlow) -> None:
         self._module = module
-        self._facts = MaskFacts(mask)
-        self._flow = TokenFlow(mask)
+        self._facts = MaskFacts(flow.mask, flow.zero_is_valid)
+        self._flow = flow
         self._tainted: set[ir.Value] = set()
         # Zero at padding in the original as well: what reads them unpacked reads the same numbers.
         self._exact: set[ir.Value] = set()
         self._no_picking: Escape | None = None
-        self._mask_ancestors = ancestors(mask)
+        self._mask_ancestors = ancestors(flow.mask)
 
     def run(self) -> TokenFlow:
         for node in self._module.graph:
@@ -99,7 +104,9 @@ class _Walk:
             return
         rule = TOKEN_RULES.get(node.op_type) if node.domain == "" else None
         try:
-            if rule is None or any(value in self._flow.pairs for value in node.inputs):
+            if any(value in self._flow.pairs for value in node.inputs):
+                raise NotTokenWise("it is not known to keep pairs of positions apart")
+            if rule is None:
                 raise NotTokenWise("it is not known to work on each token alone")
             layout = rule.layout(node, self._flow.layouts, self._flow.mask)
         except NotTokenWise as reason:

@@ -62,7 +62,7 @@ def test_json_holds_the_same(model: pathlib.Path) -> None:
     (record,) = json.loads(explain(model, "--json", "--pass", "fuse-attention").stdout)
     assert record["pass"] == "fuse-attention"
     assert record["rewrites"] == []
-    assert "after the mask" in record["near_misses"][0]["reason"]
+    assert "behind the mask" in record["near_misses"][0]["reason"]
 
 
 def test_a_pass_that_does_not_run_is_refused(model: pathlib.Path) -> None:

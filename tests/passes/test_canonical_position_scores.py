@@ -68,6 +68,8 @@ def test_a_table_repeated_along_another_axis_stays() -> None:
     text = scores().replace("(batch, one, one)", "(batch, one, width)")
     text = text.replace("int64[1] width = {4}", "int64[1] width = {4}, int64[1] narrow = {16}")
     text = text.replace("(all, length, width)", "(all, length, narrow)")
-    text = text.replace("float[B,2,S,4] q, float[B,2,S,4] k", "float[B,2,S,16] q, float[B,2,S,16] k")
+    text = text.replace(
+        "float[B,2,S,4] q, float[B,2,S,4] k", "float[B,2,S,16] q, float[B,2,S,16] k"
+    )
     after, _ = run_pass(Canonicalize(), module_from(text))
     assert "Tile" in [node.op_type for node in after.graph]

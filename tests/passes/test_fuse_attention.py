@@ -20,7 +20,8 @@ from tests.passes.rewrite_checks import (
 CHAIN = """
     g (float[B,H,S,4] q, float[B,H,S,4] k, float[B,H,S,4] v, float[B,1,S,S] mask,
        bool[B,1,S,S] hidden) => (float[B,H,S,4] y)
-    <float half = {{0.5}}, float two = {{2}}, float minus = {{-1}}, float zero = {{0}}, float lowest = {{-3.4e38}},
+    <float half = {{0.5}}, float two = {{2}}, float minus = {{-1}}, float zero = {{0}},
+     float lowest = {{-3.4e38}},
      float small = {{-100}}>
     {{
         {keys}

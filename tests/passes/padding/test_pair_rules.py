@@ -84,4 +84,4 @@ def test_declines_scores_that_mix_positions() -> None:
         keys = Unsqueeze (mask, axes)
         bias = Where (keys, sum, lowest)
     """
-    check_declines(RemovePadding(), DISENTANGLED.format(combine=mixed), "axis 3")
+    check_declines(RemovePadding(), DISENTANGLED.format(combine=mixed), "keep pairs of positions apart")
