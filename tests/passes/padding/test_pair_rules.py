@@ -84,4 +84,6 @@ def test_declines_scores_that_mix_positions() -> None:
         keys = Unsqueeze (mask, axes)
         bias = Where (keys, sum, lowest)
     """
-    check_declines(RemovePadding(), DISENTANGLED.format(combine=mixed), "keep pairs of positions apart")
+    check_declines(
+        RemovePadding(), DISENTANGLED.format(combine=mixed), "keep pairs of positions apart"
+    )
