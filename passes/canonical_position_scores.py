@@ -92,11 +92,12 @@ def unfold_sum_of_scores(node: ir.Node, _: Rewriter) -> Replacement | None:
     step = made_by(folded, "Add", "Sub")
     if step is None or folded is None or rank(split) != 4 or not splits(folded, split):
         return None
-    sources = [unfolded(operand) for operand in step.inputs]
+    folded_operands = [operand for operand in step.inputs if (rank(operand) or 3) > 2]
+    sources = [unfolded(operand) for operand in folded_operands]  # the others are the same for all
     readers = [user for user, _ in folded.uses() if not is_op(user, "Shape")]
     if readers != [node] or folded.is_graph_output():
         return None
-    if not all(leads_alike(source, split) for source in sources):
+    if not sources or not all(leads_alike(source, split) for source in sources):
         return None
 
     def build(builder: GraphBuilder) -> ir.Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .blocks import HEADS, LAYERS, WIDTH, Embedding, TextModel, causal, masked_mean
+from .blocks import HEADS, LAYERS, WIDTH, Embedding, TextModel, masked_mean
 
 
 class TorchEncoder(TextModel):
@@ -36,8 +36,9 @@ class TorchDecoder(TextModel):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states [B, S, D]."""
-        hidden = ~causal(attention_mask).expand(-1, HEADS, -1, -1).flatten(0, 1)
-        return self.encoder(self.embedding(input_ids), mask=hidden)
+        past = nn.Transformer.generate_square_subsequent_mask(input_ids.shape[1])
+        padding = torch.zeros_like(past[:1]).masked_fill(attention_mask == 0, -torch.inf)
+        return self.encoder(self.embedding(input_ids), past, src_key_padding_mask=padding)
 
 
 class TorchAttention(TextModel):
