@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
 from dechaff.ir import Module, ValidPositions
 
-from .matching import is_op, rank
+<<<<<<< HEAD
+from .matching import is_op
+=======
+>>>>>>> main
 from .padding.flow import Escape, TokenFlow
-from .padding.layouts import same_size
-from .padding.mask_facts import MaskFacts
 from .padding.packer import Packer
+from .padding.padding_mask import KEEPS_POSITIONS, PaddingMask, find_padding_mask, masked_attentions
 from .padding.placement import Placement, place
 from .padding.token_flow import analyze
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
 
-_KEEPS_POSITIONS = ("Cast", "Identity", "Slice", "Unsqueeze", "Squeeze", "Reshape")
-_MASK_TYPES = (
-    ir.DataType.BOOL,
-    ir.DataType.INT64,
-    ir.DataType.INT32,
-    ir.DataType.FLOAT,
-    ir.DataType.FLOAT16,
-)
 
 
 class RemovePadding(Pass):
@@ -80,25 +72,24 @@ class RemovePadding(Pass):
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Find a padding mask, show that packing is legal, place it, write it; then the next."""
-        known: list[MaskFacts] = []
+        known: list[PaddingMask] = []
         while True:
             attentions = [
                 node
                 for node in module.graph
-                if is_op(node, "Attention") and not any(_hides(facts, node) for facts in known)
+                if is_op(node, "Attention") and not any(mask.is_hidden_by(node) for mask in known)
             ]
-            found = _find_padding_mask(attentions, rewriter, is_first=not known)
-            if found is None:
+            mask = find_padding_mask(masked_attentions(attentions))
+            if mask is None:
+                if not known:
+                    self._tell_why_none(attentions, rewriter)
                 return
-            mask, zero_is_valid = found
-            known.append(MaskFacts(mask, zero_is_valid))
-            self._remove(module, mask, zero_is_valid, rewriter)
+            known.append(mask)
+            self._remove(module, mask, rewriter)
 
-    def _remove(
-        self, module: Module, mask: ir.Value, zero_is_valid: bool, rewriter: Rewriter
-    ) -> None:
+    def _remove(self, module: Module, mask: PaddingMask, rewriter: Rewriter) -> None:
         try:
-            flow = analyze(module, mask, zero_is_valid)
+            flow = analyze(module, mask.value, mask.zero_is_valid)
         except Escape as escape:
             rewriter.miss(self.name, escape.node, str(escape))
             return
@@ -106,9 +97,9 @@ class RemovePadding(Pass):
         if not placement.packed:
             rewriter.note(_why_nothing(flow))
             return
-        source = _original_mask(mask)
+        source = _original_mask(mask.value)
         outputs = [
-            ValidPositions(output.name or "", source, per_row, zero_is_valid)
+            ValidPositions(output.name or "", source, per_row, mask.zero_is_valid)
             for kind, per_row in ((flow.outputs, False), (flow.row_outputs, True))
             for output in kind
         ]
@@ -116,10 +107,18 @@ class RemovePadding(Pass):
         module.valid_positions += outputs
         rewriter.note(_summary(flow, placement))
 
-
-def _hides(facts: MaskFacts, attention: ir.Node) -> bool:
-    mask = attention.inputs[3] if len(attention.inputs) > 3 else None
-    return mask is not None and facts.hides_padded_keys(mask)
+    def _tell_why_none(self, attentions: list[ir.Node], rewriter: Rewriter) -> None:
+        masked = masked_attentions(attentions)
+        if not attentions:
+            rewriter.note("remove-padding: the model has no softmax attention that dechaff knows")
+        elif not masked:
+            rewriter.miss(self.name, attentions[0], "no mask tells padding from tokens")
+        else:
+            reason = (
+                "no value [batch, sequence] is shown to be its padding mask: one whose zeros "
+                "surely hide those keys from every query"
+            )
+            rewriter.miss(self.name, masked[0], reason)
 
 
 def _why_nothing(flow: TokenFlow) -> str:
@@ -139,81 +138,11 @@ def _summary(flow: TokenFlow, placement: Placement) -> str:
     )
 
 
-def _find_padding_mask(
-    attentions: list[ir.Node], rewriter: Rewriter, is_first: bool
-) -> tuple[ir.Value, bool] | None:
-    """The ``[B, S]`` value that tells padding from tokens, and whether its zeros are the tokens.
-
-    Args:
-        attentions: those whose padding is not known yet.
-        rewriter: is told why there is none, if ``is_first``.
-        is_first: whether no padding mask is known yet.
-    """
-    masked = [n for n in attentions if len(n.inputs) > 3 and n.inputs[3] is not None]
-    best, most = None, 0
-    for candidate in _candidates(masked):
-        for zero_is_valid in (False, True):
-            facts = MaskFacts(candidate, zero_is_valid)
-            hidden = sum(_hides(facts, node) for node in masked)
-            if hidden and hidden >= most:  # of equals the last one, which is nearest to the inputs
-                best, most = (candidate, zero_is_valid), hidden
-    if best is not None or not is_first:
-        return best
-    if not attentions:
-        rewriter.note("remove-padding: the model has no softmax attention that dechaff knows")
-    elif not masked:
-        rewriter.miss("remove-padding", attentions[0], "no mask tells padding from tokens")
-    else:
-        reason = (
-            "no value [batch, sequence] is shown to be its padding mask: one whose zeros surely "
-            "hide those keys from every query"
-        )
-        rewriter.miss("remove-padding", masked[0], reason)
-    return None
-
-
-def _candidates(attentions: list[ir.Node]) -> Iterator[ir.Value]:
-    """Values shaped ``[B, S]`` that the attention masks are computed from, nearest first."""
-    seen: set[ir.Value] = set()
-    for attention in attentions:
-        pending = [attention.inputs[3]]
-        while pending:
-            value = pending.pop(0)
-            if value is None or value in seen:
-                continue
-            seen.add(value)
-            fits = value.dtype in _MASK_TYPES and _fits(value, attention)
-            if fits and not _indexes_a_table(value):
-                yield value
-            node = value.producer()
-            pending += list(node.inputs) if node is not None else []
-
-
-def _indexes_a_table(value: ir.Value) -> bool:
-    """Whether the entries are ids: they are not zeros and ones, as a mask's are."""
-    for user, position in value.uses():
-        if is_op(user, "Gather") and position == 1:
-            return True
-        if is_op(user, *_KEEPS_POSITIONS) and _indexes_a_table(user.outputs[0]):
-            return True
-    return False
-
-
-def _fits(mask: ir.Value, attention: ir.Node) -> bool:
-    """Whether a value has the batch and the key length of an attention."""
-    key = attention.inputs[1]
-    if key is None or key.shape is None or mask.shape is None or rank(mask) != 2:
-        return False
-    sequence_axis = 2 if len(key.shape) == 4 else 1
-    sizes = (key.shape[0], key.shape[sequence_axis])
-    return all(same_size(mask.shape[axis], sizes[axis]) for axis in (0, 1))
-
-
 def _original_mask(mask: ir.Value) -> str:
     """The name that the mask has in the original graph: its input, where there is one."""
     value: ir.Value | None = mask
     while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in _KEEPS_POSITIONS:
+        if node.op_type not in KEEPS_POSITIONS:
             break
         value = node.inputs[0]
     if value is not None and value.is_graph_input():
