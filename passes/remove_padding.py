@@ -6,10 +6,7 @@ import onnx_ir as ir
 
 from dechaff.ir import Module, ValidPositions
 
-<<<<<<< HEAD
 from .matching import is_op
-=======
->>>>>>> main
 from .padding.flow import Escape, TokenFlow
 from .padding.packer import Packer
 from .padding.padding_mask import KEEPS_POSITIONS, PaddingMask, find_padding_mask, masked_attentions
@@ -17,7 +14,6 @@ from .padding.placement import Placement, place
 from .padding.token_flow import analyze
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
-
 
 
 class RemovePadding(Pass):
