@@ -50,12 +50,6 @@ class PaddingMask:
         return MaskFacts(self.value, self.zero_is_valid)
 
 
-def padding_mask(masked: Sequence[ir.Node]) -> ir.Value | None:
-    """The ``[B, S]`` value whose zeros the attention masks are shown to hide."""
-    found = find_padding_mask(masked)
-    return None if found is None or found.zero_is_valid else found.value
-
-
 def find_padding_mask(masked: Sequence[ir.Node]) -> PaddingMask | None:
     """The mask that most of these attentions are shown to hide the padding of.
 
