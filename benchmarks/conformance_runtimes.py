@@ -36,10 +36,7 @@ def _in_onnxruntime(model: bytes, feed: Feed) -> list[Any]:
 
 def _in_evaluator(model: bytes, feed: Feed) -> list[Any]:
     evaluator = onnx.reference.ReferenceEvaluator(onnx.ModelProto.FromString(model))
-    results: list[Any] = evaluator.run(
-        None, {name: _plain_tensor(value) for name, value in feed.items()}
-    )
-    return results
+    return list(evaluator.run(None, {name: _plain_tensor(value) for name, value in feed.items()}))
 
 
 ONNX_RUNTIME = "ONNX Runtime"
