@@ -79,7 +79,7 @@ def _choose_by_logic(node: ir.Node) -> bool:
     second = _before(node, ir.node("And", [opposite, if_false]))
     either = _before(node, ir.node("Or", [first, second]))
     result = node.outputs[0]
-    either.name, either.shape, either.dtype = result.name, result.shape, result.dtype
+    either.name, either.shape, either.type = result.name, result.shape, result.type
     ir.convenience.replace_all_uses_with(result, either, replace_graph_outputs=True)
     assert node.graph is not None
     node.graph.remove(node, safe=True)

@@ -51,13 +51,13 @@ class ValidPositions:
         Args:
             mask: the value of the mask, ``[batch, sequence]``.
         """
-        keep: npt.NDArray[np.bool_] = (mask == 0) if self.zero_is_valid else (mask != 0)
-        return keep
+        is_zero: npt.NDArray[np.bool_] = np.equal(mask, 0)
+        return is_zero if self.zero_is_valid else ~is_zero
 
     def meaningful(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """True where the output means something: positions, or rows if ``per_row``."""
         kept = self.kept(mask)
-        return kept.any(axis=1) if self.per_row else kept
+        return np.asarray(kept.any(axis=1)) if self.per_row else kept
 
 
 class CallingConvention(Protocol):

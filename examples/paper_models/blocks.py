@@ -33,9 +33,10 @@ class Attention(nn.Module):
             memory: what is asked; ``x`` itself in self-attention.
             mask: [B, 1 or H, S or 1, M]: true where to look, or numbers added to the scores.
         """
-        query, key, value = self.query(x), self.key(memory), self.value(memory)
-        heads = [split_heads(each) for each in (query, key, value)]
-        return self.out(join_heads(functional.scaled_dot_product_attention(*heads, attn_mask=mask)))
+        query = split_heads(self.query(x))
+        key, value = split_heads(self.key(memory)), split_heads(self.value(memory))
+        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(join_heads(context))
 
 
 class FeedForward(nn.Sequential):
@@ -50,7 +51,8 @@ class Layer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.feed_forward = Attention(), FeedForward()
+        self.attention = Attention()
+        self.feed_forward: nn.Module = FeedForward()
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

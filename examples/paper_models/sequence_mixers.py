@@ -25,6 +25,8 @@ from .blocks import (
 class DecayedLinearAttention(nn.Module):
     """``((Q K^T) * decay) V`` with a decay per head (TransNormerLLM, its quadratic form)."""
 
+    rates: Tensor
+
     def __init__(self, layer: int) -> None:
         super().__init__()
         self.query, self.key, self.value, self.gate, self.out = (

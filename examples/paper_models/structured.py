@@ -193,6 +193,8 @@ class SplitEncodeAggregate(TextModel):
 class TableLayer(nn.Module):
     """Hashed lookup tables in place of a dense layer."""
 
+    powers: Tensor
+
     def __init__(self, inside: int, outside: int, bits: int = 4) -> None:
         super().__init__()
         self.bits, self.tables_count = bits, inside // bits
