@@ -199,8 +199,8 @@ def test_a_length_that_the_model_computes_with_stays_fixed_and_the_batch_varies(
     """Longformer takes the number of its chunks out of a tensor."""
 
     class Chunks(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            count = torch.div(torch.tensor(x.shape[1]), 2, rounding_mode="trunc")
+        def forward(self, x: torch.Tensor) -> Any:
+            count: Any = torch.div(torch.tensor(x.shape[1]), 2, rounding_mode="trunc")
             return x.view(x.shape[0], count, 2).sum(2)
 
     module = from_torch(Chunks().eval(), (torch.rand(3, 8),))
