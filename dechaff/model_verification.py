@@ -162,7 +162,7 @@ def _blank_padding(first: Module, reference: Reference, actual: Sequence[Arrays]
             array = results.get(item.output)
             if mask is None or array is None or item.per_row or array.shape[:2] != mask.shape:
                 continue
-            keep = (mask != 0).reshape(mask.shape + (1,) * (array.ndim - 2))
+            keep = item.kept(mask).reshape(mask.shape + (1,) * (array.ndim - 2))
             results[item.output] = np.where(keep, array, np.zeros_like(array))
 
 

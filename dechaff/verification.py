@@ -126,7 +126,7 @@ class Reference:
             if item.mask not in self._masks:
                 self._masks[item.mask] = self._fetch(item.mask)
         return [
-            {item.output: _valid_part(item, self._masks[item.mask][index]) for item in positions}
+            {item.output: item.meaningful(self._masks[item.mask][index]) for item in positions}
             for index in range(len(self.cases))
         ]
 
@@ -152,10 +152,6 @@ class Reference:
         common_passes.RemoveUnusedNodesPass()(probe.model)
         session = Session(probe, graph_optimizations=False, settings=self.settings)
         return [session.run(case.inputs)[name] for case in self.cases]
-
-
-def _valid_part(item: ValidPositions, mask: Array) -> Array:
-    return (mask != 0).any(axis=1) if item.per_row else mask
 
 
 def run_cases(
