@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.backends import Session, SessionSettings
+from dechaff.backends import SessionSettings, start_session
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -174,7 +174,7 @@ def _run_second(
     first: Module, second: Module, cases: Sequence[InputCase], interface: Interface
 ) -> list[Arrays]:
     try:
-        session = Session(second, on_trial=True)
+        session = start_session(second, on_trial=True)
         found = [session.run(interface.feeds(case)) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(
@@ -191,7 +191,7 @@ def _blank_padding(first: Module, reference: Reference, actual: Sequence[Arrays]
             array = results.get(item.output)
             if mask is None or array is None or item.per_row or array.shape[:2] != mask.shape:
                 continue
-            keep = (mask != 0).reshape(mask.shape + (1,) * (array.ndim - 2))
+            keep = item.kept(mask).reshape(mask.shape + (1,) * (array.ndim - 2))
             results[item.output] = np.where(keep, array, np.zeros_like(array))
 
 

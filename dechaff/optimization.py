@@ -79,7 +79,9 @@ def optimize(
             of named ones; an iterable of these, such as a data loader, of which 64 are taken; or
             the path of an ``.npz`` file. Capture of a torch module uses the first; verification
             runs them all beside inputs that it generates from the signature.
-        target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
+        target: ``cpu`` is for ONNX Runtime, and may use its own operators; ``openvino`` is for
+            OpenVINO; ``auto`` times the model in both and takes the faster; ``portable`` emits
+            standard operators only.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -174,6 +176,7 @@ class _Run:
         self._example = examples[0].inputs if examples else None
         self._passes = passes
         self._settings = settings
+        self._target = settings.target
         self._steps = steps
         self._recorder = recorder
         self._snapshots = snapshots
@@ -190,7 +193,7 @@ class _Run:
         observers = [self._steps, *self._observers(reference)]
         optimized, self._records = run_passes(self._module, self._passes, observers)
         self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
-        self._steps.step(f"lower for {self._settings.target}")
+        self._steps.step(f"lower for {self._target}")
         started = time.perf_counter()
         lowered = self._lower(optimized)
         if self._recorder is not None:
@@ -204,16 +207,17 @@ class _Run:
         return lowered
 
     def _lower(self, optimized: Module) -> Module:
-        lowered, reason = lower_for_target(
+        lowered = lower_for_target(
             optimized,
             self._original,
-            self._settings.target,
+            self._target,
             self._example,
             self._session,
             use_cache=self._settings.cache,
         )
-        self._choices += filter(None, [reason])
-        return lowered
+        self._target = lowered.target
+        self._choices += lowered.notes
+        return lowered.module
 
     def _observers(self, reference: Reference | None) -> list[PassObserver]:
         """Who checks each pass, and who records it; the check comes first."""
@@ -250,7 +254,7 @@ class _Run:
 
     def _blame(self, reference: Reference) -> str | None:
         """What is at fault: a pass, found by checking after each one, or the lowering."""
-        lowering = f"no pass is at fault, the lowering for target {self._settings.target} is"
+        lowering = f"no pass is at fault, the lowering for target {self._target} is"
         advice = 'verify="each" leaves out a pass whose numbers are wrong'
         if num_parameters(self._original) > _CULPRIT_SEARCH_PARAMETERS:
             return f"{self._how_to_search()}; {advice}"
@@ -283,7 +287,7 @@ class _Run:
             notes.append("the model has no attention that dechaff recognizes")
         return Report(
             source=self._original.source,
-            target=self._settings.target,
+            target=self._target,
             records=records,
             sizes=used_sizes(
                 nominal_sizes(self._original, self._example),

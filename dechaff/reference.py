@@ -8,7 +8,13 @@ from collections.abc import Sequence
 
 import onnx_ir.passes.common as common_passes
 
-from dechaff.backends import RunOverdueError, Session, SessionSettings
+from dechaff.backends import (
+    RunningModel,
+    RunOverdueError,
+    Session,
+    SessionSettings,
+    start_session,
+)
 from dechaff.ir import (
     CrashedError,
     DechaffError,
@@ -155,7 +161,7 @@ class Reference:
             if item.mask not in self._masks:
                 self._masks[item.mask] = self._fetch(item.mask)
         return [
-            {item.output: _valid_part(item, self._masks[item.mask][index]) for item in positions}
+            {item.output: item.meaningful(self._masks[item.mask][index]) for item in positions}
             for index in range(len(self.cases))
         ]
 
@@ -194,10 +200,6 @@ def _no_memory(error: MemoryError) -> str:
     return f"out of memory: {error}"
 
 
-def _valid_part(item: ValidPositions, mask: Array) -> Array:
-    return (mask != 0).any(axis=1) if item.per_row else mask
-
-
 def run_cases(
     module: Module,
     cases: Sequence[InputCase],
@@ -218,7 +220,11 @@ def run_cases(
         MemoryError: there is too little memory to run it.
     """
     try:
-        session = Session(module, graph_optimizations=served, settings=settings, on_trial=True)
+        session: RunningModel
+        if served:
+            session = start_session(module, settings, on_trial=True)
+        else:
+            session = Session(module, graph_optimizations=False, settings=settings)
         return [session.run(case.inputs) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(

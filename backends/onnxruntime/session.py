@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ from .session_settings import SessionSettings
 
 _SHARED_WEIGHT_BYTES = 1024
 """Weights of at least this size are handed to the runtime in place, not through the protobuf."""
+
+_FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -31,8 +35,9 @@ class RunOverdueError(RuntimeFailedError):
 class Session:
     """An inference session over a module.
 
-    Weights are not serialized: the runtime reads the module's own memory, which for external data
-    is the mapped file. There is thus no 2 GB limit and no second copy before prepacking.
+    Weights are not serialized. Those that lie in a file the runtime maps itself, one after the
+    other, and unmaps once it has packed them; the others it reads from the module's own memory.
+    There is thus no 2 GB limit and no second copy before packing.
 
     A reference session, without graph optimizations, is fed the weights as inputs: the runtime
     would copy every initializer, which costs more than the few tokens that it is there to run.
@@ -75,7 +80,9 @@ class Session:
             options.add_session_config_entry("session.disable_prepacking", "1")
             # For so few tokens, threads that wait busily cost more than they save.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        proto, weights = _without_weights(module, declare_inputs=not graph_optimizations)
+        proto, weights, folder = _without_weights(module, declare_inputs=not graph_optimizations)
+        if folder is not None:
+            options.add_session_config_entry(_FOLDER_OF_WEIGHTS, os.path.abspath(folder))
         self._fed: Arrays = {} if graph_optimizations else weights
         # The runtime keeps pointers into these arrays: they must live as long as the session.
         self._shared = {
@@ -138,17 +145,28 @@ def _failure(source: str, error: Exception) -> Exception:
     return MemoryError(text) if is_out_of_memory(error) else RuntimeFailedError(text)
 
 
-def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Arrays]:
-    """The model, its larger weights declared external or as inputs; and those weights."""
+def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Arrays, str | None]:
+    """The serialized model with its larger weights declared external, and where they are.
+
+    Args:
+        module: the module.
+        declare_inputs: declare them inputs instead; all of them are then in memory.
+
+    Returns:
+        The model; the weights that are in memory; and the folder of the files that hold the others.
+    """
     copy = module.clone()
     attach_functions(copy)
     model = copy.model
+    folder = None if declare_inputs else _folder_of_weights(module)
     weights: Arrays = {}
     for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _SHARED_WEIGHT_BYTES or not _is_plain(tensor.dtype):
             if isinstance(tensor, ir.ExternalTensor):  # the runtime would look for its file
                 value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
+            continue
+        if isinstance(tensor, ir.ExternalTensor) and os.fspath(tensor.base_dir) == folder:
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
         if declare_inputs:
@@ -162,7 +180,17 @@ def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Ar
             shape=ir.Shape(weights[name].shape),
             name=name,
         )
-    return ir.to_proto(model).SerializeToString(), weights
+    return ir.to_proto(model).SerializeToString(), weights, folder
+
+
+def _folder_of_weights(module: Module) -> str | None:
+    """The folder that most weights in files are relative to; None if no weight is in a file."""
+    folders = Counter(
+        os.fspath(value.const_value.base_dir)
+        for value in module.graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    )
+    return folders.most_common(1)[0][0] if folders else None
 
 
 def _declare_input(graph: ir.Graph, weight: ir.Value, tensor: ir.TensorProtocol) -> None:
