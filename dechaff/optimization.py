@@ -75,13 +75,11 @@ def optimize(
     Args:
         model: a ``torch.nn.Module``, ``ExportedProgram`` or ``GraphModule``; the path of an ONNX
             file; an ``onnx.ModelProto``; or an ``onnx_ir.Model``.
-        example_inputs: arguments the model is called with: a tuple of positional ones or a mapping
-            of named ones; an iterable of these, such as a data loader, of which 64 are taken; or
-            the path of an ``.npz`` file. Capture of a torch module uses the first; verification
-            runs them all beside inputs that it generates from the signature.
-        target: ``cpu`` is for ONNX Runtime, and may use its own operators; ``openvino`` is for
-            OpenVINO; ``auto`` times the model in both and takes the faster; ``portable`` emits
-            standard operators only.
+        example_inputs: what the model is called with: a tuple of positional arguments, a mapping of
+            named ones, an iterable of these (64 are taken) or an ``.npz`` file. Capture of a torch
+            module uses the first; verification runs all, beside inputs that it generates.
+        target: ``cpu`` (ONNX Runtime and its own operators), ``openvino``, ``auto`` (the faster of
+            these two on this machine) or ``portable`` (standard operators only).
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -248,11 +246,9 @@ class _Run:
             raise VerificationFailedError(self._failure_text(reference, problem))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
-        return "; ".join(
-            filter(None, [f"{self._original.source}: {problem}", self._blame(reference)])
-        )
+        return f"{self._original.source}: {problem}; {self._blame(reference)}"
 
-    def _blame(self, reference: Reference) -> str | None:
+    def _blame(self, reference: Reference) -> str:
         """What is at fault: a pass, found by checking after each one, or the lowering."""
         lowering = f"no pass is at fault, the lowering for target {self._target} is"
         advice = 'verify="each" leaves out a pass whose numbers are wrong'
