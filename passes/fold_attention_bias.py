@@ -196,4 +196,6 @@ def _sum_with_product(
         exact = own.numpy().astype(np.float64) + product
         return ir.tensor(exact.astype(own.numpy().dtype), dtype=own.dtype)
 
-    return ir.LazyTensor(total, dtype=own.dtype, shape=ir.Shape(list(sizes_of(own))))
+    # Kept once made: the vector is small, and every look at it would read the whole matrix.
+    shape = ir.Shape(list(sizes_of(own)))
+    return ir.LazyTensor(total, dtype=own.dtype, shape=shape, cache=True)

@@ -171,7 +171,7 @@ def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Ar
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
         if declare_inputs:
-            _declare_input(model.graph, value, tensor)
+            _declare_input(model.graph, value, tensor.dtype, weights[name].shape)
             continue
         value.const_value = ir.ExternalTensor(
             location="weights",
@@ -197,10 +197,12 @@ def _folder_of_weights(module: Module) -> str | None:
     return folders.most_common(1)[0][0] if folders else None
 
 
-def _declare_input(graph: ir.Graph, weight: ir.Value, tensor: ir.TensorProtocol) -> None:
+def _declare_input(
+    graph: ir.Graph, weight: ir.Value, dtype: ir.DataType, sizes: tuple[int, ...]
+) -> None:
     graph.initializers.pop(weight.name or "")
     weight.const_value = None
-    weight.dtype, weight.shape = tensor.dtype, ir.Shape(tensor.numpy().shape)
+    weight.dtype, weight.shape = dtype, ir.Shape(sizes)
     if not weight.is_graph_input():
         graph.inputs.append(weight)
 
