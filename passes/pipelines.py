@@ -12,6 +12,7 @@ from .fuse_bias_gelu import FuseBiasGelu
 from .fuse_gelu import FuseGelu
 from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
+from .hard_attention import HardAttention
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
 from .remove_padding import RemovePadding
@@ -25,6 +26,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
+    HardAttention,
     EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,
