@@ -158,18 +158,14 @@ def _calibrated(
         place = _heads(options, model, heads, sentences["train"])
         if place is None:
             continue
-        for keep in _KEEPS:
-            found = dechaff.calibrate_exits(
-                model,
-                dev.batches(32),
-                labels=dev.labels,
-                keep=keep,
-                criterion=criterion,
-                heads=place,
-            )
-            passes = f"default,{found.passes}"
-            points.append(Point(heads, criterion, keep, passes, found.setting.layers))
-            print(f"{heads}, {criterion}, {keep:.0%}: {found.setting.layers:.2f} layers")
+        found = dechaff.calibrate_exits(
+            model, dev.batches(32), labels=dev.labels, criterion=criterion, heads=place
+        )
+        print(f"{heads}\n{found}", flush=True)
+        settings = {keep: found.at(keep) for keep in _KEEPS}
+        for keep, setting in settings.items():
+            passes = f"default,{found.passes_for(setting)}"
+            points.append(Point(heads, criterion, keep, passes, setting.layers))
     path.write_text(json.dumps([dataclasses.asdict(p) for p in points], indent=2) + "\n", "utf-8")
     return points
 

@@ -15,6 +15,7 @@ from dechaff.passes.rewriter import GraphBuilder
 from .exit_options import EarlyExitOptions
 from .light_heads import LightHeads, load_heads
 from .row_flow import RowFlow
+from .side_results import reason_against_side_results
 from .stacks import Stack
 
 
@@ -77,6 +78,9 @@ def reason_against(
     layers = _layers(stack, options)
     if not layers:
         return first, f"no exit asked for lies inside its {len(stack.boundaries)} layers"
+    refusal = reason_against_side_results(module.graph, flow, stack, layers[0])
+    if refusal is not None:
+        return refusal
     answer = answer_of(module.graph, flow, stack, options.output)
     own_head = options.criterion != "similarity" and options.heads == "own"
     if answer is None and (options.criterion != "similarity" or options.heads != "own"):
