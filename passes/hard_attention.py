@@ -142,7 +142,7 @@ class HardAttention(Pass):
             builder.replace(node.outputs[0], builder.op("Attention", inputs, dict(node.attributes)))
 
     def _best(self, builder: GraphBuilder, node: ir.Node, allowed: ir.Value) -> ir.Value:
-        attributes = {
+        attributes: dict[str, float] = {
             name: integer_attribute(node, name, 0)
             for name in ("q_num_heads", "kv_num_heads", "is_causal")
         }

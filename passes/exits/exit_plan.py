@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import Module, UsageError
-from dechaff.passes.matching import ancestors
+from dechaff.passes.matching import ancestors, same_dim
 from dechaff.passes.padding.padding_mask import masked_attentions, padding_mask
 from dechaff.passes.rewriter import GraphBuilder
 
@@ -125,12 +125,21 @@ def token_layout(stack: Stack, builder: GraphBuilder) -> tuple[ir.Value, ir.Valu
         if layout is None or layout.inputs[0] is None:
             raise ValueError("packed attention without a TokenLayout")
         return layout.inputs[0], layout.outputs[0]
-    mask = padding_mask(masked_attentions(stack.attentions))
+    mask = padding_mask([node for node in masked_attentions(stack.attentions) if _is_self(node)])
     if mask is None:
         return builder.constant(np.ones((1, 1), np.bool_), "every_token"), None
     if mask.dtype is ir.DataType.BOOL:
         return mask, None
     return builder.op("Cast", [mask], {"to": int(ir.DataType.BOOL)}), None
+
+
+def _is_self(attention: ir.Node) -> bool:
+    """Whether keys are as many as queries: those of another stack have a mask of their own."""
+    query, key = attention.inputs[:2]
+    if query is None or key is None or not query.shape or not key.shape:
+        return False
+    axis = 2 if len(query.shape) == 4 else 1
+    return same_dim(query.shape[axis], key.shape[axis])
 
 
 def _threshold_input(

@@ -1,4 +1,4 @@
-"""What else is read of a layer than its state: keys and values for a cache, states that are outputs.
+"""What is read of a layer beside its state: keys and values for a cache, states as outputs.
 
 A row that has left has them too: each skipped layer makes them with its own weights from the state
 with which the row left, as if the layers between had changed nothing (CALM, NeurIPS 2022, section
@@ -19,7 +19,7 @@ from .stacks import Stack
 
 
 class SideResults:
-    """The values of a stack's layers behind its first exit that something beside the stack reads."""
+    """Values of the layers behind a stack's first exit that something beside the stack reads."""
 
     def __init__(self, graph: ir.Graph, flow: RowFlow, stack: Stack, first_exit: int) -> None:
         self._flow = flow
