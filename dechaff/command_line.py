@@ -14,6 +14,7 @@ from dechaff import __version__
 
 from .command_line_checks import bisect, verify
 from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
+from .command_line_search import search_options
 from .explain_command import explain
 from .view_command import view
 
@@ -101,6 +102,7 @@ def cli() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
 @isolation_options
+@search_options
 @debug_option
 def optimize(
     source: str | None,
@@ -119,11 +121,15 @@ def optimize(
     quiet: bool,
     verbose: bool,
     config: str | None,
+    search: dict[str, Any],
+    plot_path: str | None,
     **settings: str | None,
 ) -> None:
-    """Optimize an ONNX model.
+    """Optimize an ONNX model; with --metric, as far as a metric on data allows.
 
     Example: dechaff optimize model.onnx -o faster.onnx --require remove-padding
+
+    Example: dechaff optimize model.onnx -o faster.onnx --metric accuracy --data dev.npz
     """
     from dechaff import SessionSettings
     from dechaff import optimize as optimize_model
@@ -132,11 +138,11 @@ def optimize(
         source, destination = None, source  # -i IN.onnx OUT.onnx
     model_path = _one_of("input", source, input_path)
     result_path = _one_of("output", destination, output_path)
-    _check_paths(model_path, result_path, report_path, trace_path)
+    _check_paths(model_path, result_path, report_path, trace_path, plot_path)
     merged = _merge_settings(config, settings)
     if no_cache:
         merged["cache"] = False
-    _check_required(require, merged.get("passes", "default"))
+    _check_required(require, merged.get("passes", "approximate" if search else "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
         model_path,
@@ -146,6 +152,7 @@ def optimize(
         trace=trace_path,
         snapshots=snapshots,
         session=SessionSettings(threads),
+        **search,
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one
@@ -153,6 +160,8 @@ def optimize(
     optimized.save(result_path, external_data=save_as_external_data or None, opset=opset)
     if report_path is not None:
         _write_report(report, report_path)
+    if plot_path is not None and report.search is not None:
+        report.search.plot(plot_path)
     _show(report, to_stderr=report_path == "-", quiet=quiet, verbose=verbose)
     if not quiet:
         click.echo(f"wrote {result_path}", err=report_path == "-")

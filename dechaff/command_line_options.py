@@ -84,7 +84,8 @@ def _limits(max_memory: float | None, max_seconds: float, given: dict[str, Any])
     if max_memory is not None and 0 < max_memory < _LEAST_MEMORY:
         raise click.UsageError(f"--max-memory: the libraries alone take {_LEAST_MEMORY} GiB.")
     memory = None if max_memory is None else int(max_memory * 2**30) or None
-    if max_memory is None and given.get("inputs_path") is None:
+    own_data = [given.get(name) for name in ("inputs_path", "data_path")]
+    if max_memory is None and not any(own_data):
         memory = memory_limit(_existing_files(given))
     debug = click.get_current_context().find_root().meta.get(DEBUG, False)
     return Limits(memory, max_seconds or None, show_crash=debug)
