@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import DOMAIN, Module
 
+from .approximation import Approximation, Calibration, Edit
 from .matching import integer_attribute, is_op, rank
-from .pass_base import Numerics, Pass
 from .rewriter import GraphBuilder, Rewriter
 
 
@@ -23,7 +24,8 @@ class HardAttentionOptions:
         fraction: the share of a query's keys with the largest scores, rounded up; 0 for another.
         window: unless one of these two is given, the keys at most so many tokens away.
         num_global: with the window, how many first tokens see all, and are seen by all.
-        layers: which attentions, counted from 1, such as ``3+4``; ``all``.
+        layers: which attentions, counted from 1, such as ``3+4``; ``all``; ``none``, from which a
+            search over the user's metric starts.
     """
 
     k: int = 0
@@ -39,8 +41,11 @@ class HardAttentionOptions:
             raise ValueError(f"expected a window and num_global of at least 0, got {self}")
         if self.k and self.fraction:
             raise ValueError(f"give k or fraction, not both: {self}")
-        if self.layers != "all" and not all(part.isdigit() for part in self.layers.split("+")):
-            raise ValueError(f"layers expects 'all' or numbers as in '3+4', got {self.layers!r}")
+        words = self.layers in ("all", "none")
+        if not words and not all(part.isdigit() for part in self.layers.split("+")):
+            raise ValueError(
+                f"layers expects 'all', 'none' or numbers as in '3+4', got {self.layers!r}"
+            )
 
     @property
     def is_local(self) -> bool:
@@ -52,7 +57,7 @@ class HardAttentionOptions:
         return self.layers == "all" or str(layer) in self.layers.split("+")
 
 
-class HardAttention(Pass):
+class HardAttention(Approximation):
     """Let each query attend to its best keys only (AxFormer, arXiv 2010.03688), or to near ones.
 
     The keys are chosen before the softmax, which then sums to one over those chosen. With ``k`` or
@@ -94,20 +99,17 @@ class HardAttention(Pass):
     """
 
     name = "hard-attention"
-    numerics = Numerics.APPROXIMATE
     after = ("fuse-attention", "remove-padding")
     options_type = HardAttentionOptions
+    levels = ("attentions",)
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Rewrite the attentions asked for."""
-        layer = changed = 0
-        for node in list(module.graph):
-            packed = node.domain == DOMAIN and node.op_type == "VarlenAttention"
-            if not packed and not is_op(node, "Attention"):
-                continue
-            layer += 1
+        changed = 0
+        for layer, node in enumerate(_attentions(module), start=1):
             if not self.options.chooses(layer):
                 continue
+            packed = node.domain == DOMAIN
             reason = None if packed else _reason_against(node)
             if reason is not None:
                 rewriter.miss(self.name, node, reason)
@@ -116,6 +118,13 @@ class HardAttention(Pass):
             changed += 1
         if changed and not self.options.is_local:
             rewriter.note("hard-attention: the k best keys of each query; this saves no time")
+
+    def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
+        """One attention more each, from the last to the first, where the options leave some out."""
+        if self.options.layers == "all":
+            return []
+        layers = range(len(_attentions(module)), 0, -1)
+        return [_one_more(layer) for layer in layers if not self.options.chooses(layer)]
 
     def _rewrite_packed(self, node: ir.Node, rewriter: Rewriter) -> None:
         options = self.options
@@ -149,6 +158,23 @@ class HardAttention(Pass):
         attributes |= {"k": self.options.k, "fraction": float(self.options.fraction)}
         operands = [*node.inputs[:2], allowed]
         return builder.op("TopKMask", operands, attributes, domain=DOMAIN)
+
+
+def _attentions(module: Module) -> list[ir.Node]:
+    """Attention, packed or padded, in order."""
+    return [
+        node
+        for node in module.graph
+        if (node.domain, node.op_type) == (DOMAIN, "VarlenAttention") or is_op(node, "Attention")
+    ]
+
+
+def _one_more(layer: int) -> Edit:
+    def change(options: HardAttentionOptions) -> HardAttentionOptions:
+        chosen = [] if options.layers == "none" else options.layers.split("+")
+        return dataclasses.replace(options, layers="+".join([*chosen, str(layer)]))
+
+    return Edit(f"attention {layer}", 0, change)
 
 
 def _reason_against(node: ir.Node) -> str | None:

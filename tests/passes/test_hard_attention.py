@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -187,3 +189,20 @@ def test_heads_split_before_stop_it() -> None:
 def test_options_are_checked(options: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_pass_list(f"hard-attention{{{options}}}")
+
+
+class NoCalibration:
+    """Hard attention proposes without a look at data."""
+
+    inputs = ()
+
+    def values(self, module: Module, names: Sequence[str]) -> list[dict[str, Array]]:
+        raise AssertionError("no values are needed")
+
+
+def test_a_search_adds_one_attention_at_a_time() -> None:
+    step = HardAttention(HardAttentionOptions(k=2, layers="none"))
+    (edit,) = step.edits(graph("packed"), NoCalibration())
+    assert edit.name == "attention 1"
+    assert edit.change(step.options).layers == "1"
+    assert HardAttention(HardAttentionOptions(k=2)).edits(graph("packed"), NoCalibration()) == []
