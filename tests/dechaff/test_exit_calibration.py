@@ -41,11 +41,17 @@ def test_heads_are_fitted_to_the_model_s_own_answers(tmp_path: pathlib.Path) -> 
     assert "agreement by layer: 1: " in str(found)
 
 
-@pytest.mark.parametrize("criterion", ["entropy", "similarity", "patience"])
-def test_thresholds_keep_what_was_asked_for(criterion: str) -> None:
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("heads") / "heads.npz"
+    return dechaff.fit_exit_heads(MODEL.clone(), batches(), path).path
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "patience"])
+def test_thresholds_keep_what_was_asked_for(criterion: str, heads: str) -> None:
     data = batches()
     base = dechaff.optimize(MODEL.clone(), verify="off")
-    found = dechaff.calibrate_exits(MODEL.clone(), data, criterion=criterion, keep=0.6)
+    found = dechaff.calibrate_exits(MODEL.clone(), data, criterion=criterion, keep=0.6, heads=heads)
     assert found.setting.layers < 4
     assert found.setting.kept >= 0.6
     faster = dechaff.optimize(MODEL.clone(), passes=f"default,{found.passes}", verify="off")

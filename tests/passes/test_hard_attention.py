@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -194,7 +194,7 @@ def test_options_are_checked(options: str, message: str) -> None:
 class NoCalibration:
     """Hard attention proposes without a look at data."""
 
-    inputs = ()
+    inputs: Sequence[Mapping[str, Array]] = ()
 
     def values(self, module: Module, names: Sequence[str]) -> list[dict[str, Array]]:
         raise AssertionError("no values are needed")
