@@ -13,6 +13,7 @@ from .fuse_gelu import FuseGelu
 from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
 from .hard_attention import HardAttention
+from .lower_einsum import LowerEinsum
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
 from .prune import Prune
@@ -20,6 +21,7 @@ from .remove_padding import RemovePadding
 
 PASSES: tuple[type[Pass], ...] = (
     Canonicalize,
+    LowerEinsum,
     FoldConstants,
     FuseGelu,
     FuseLayerNormalization,
@@ -40,6 +42,7 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "none": (),
     "default": (
         Canonicalize,
+        LowerEinsum,
         FoldConstants,
         FuseGelu,
         FuseLayerNormalization,
