@@ -13,14 +13,11 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-import onnx_ir as ir
-
-from benchmarks.float64_judge import differs_by_rounding
 from benchmarks.generated_blocks import Block, block_of, build
 from benchmarks.measure import progress_bar
-from dechaff.backends import Session, lower
+from dechaff.backends import lower
 from dechaff.input_generation import generate_inputs
-from dechaff.ir import DechaffError, Module
+from dechaff.ir import DechaffError
 from dechaff.model_import import import_model
 from dechaff.passes import parse_pass_list, run_passes
 from dechaff.reference import Reference
@@ -58,26 +55,12 @@ def check(block: Block) -> Finding:
         try:
             lowered = lower(optimized, target)
             proof = verify_result(reference, lowered, weakest_numerics(records), "final")
-            found = proof.problem or proof.reason
-            if proof.problem is not None and _is_rounding(reference, optimized, lowered):
-                found, settled = None, proof.problem
+            problem = problem or proof.problem or proof.reason
+            settled = next((item.settled for item in proof.outputs if item.settled), settled)
         except DechaffError as error:
-            found = str(error)
-        problem = problem or found
+            problem = problem or str(error)
     packed = "Unpack" in names
     return Finding(sum("Attention" in name for name in names), packed, problem, settled)
-
-
-def _is_rounding(reference: Reference, optimized: Module, lowered: Module) -> bool:
-    """Whether float64 shows that a model and its original differ by rounding alone."""
-    session, portable = Session(lowered), lower(optimized, "portable")
-    inputs = [case.inputs for case in reference.cases]
-    return differs_by_rounding(
-        ir.serde.serialize_model(reference.module.model),
-        ir.serde.serialize_model(portable.model),
-        inputs,
-        [reference.outputs, [session.run(each) for each in inputs]],
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -70,6 +70,15 @@ def test_a_result_further_from_the_truth_is_one() -> None:
     assert "the first is nearer" in problem
 
 
+def test_results_that_are_rounded_alike_are_no_fault() -> None:
+    """As in a row that sees nothing but a mask of -10000, whatever the order of summation."""
+    other = CANCELLING.replace("large = {1000000}", "large = {1000003}")
+    for first, second in ((CANCELLING, other), (other, CANCELLING)):
+        result = compared(first, second)
+        assert result.outputs[0].figures.max_abs_error > result.outputs[0].figures.limit
+        assert result.agree, result.problem
+
+
 def test_a_fault_that_is_narrow_is_a_fault_in_float64_too() -> None:
     problem = compared(PLAIN, PLAIN.replace("y = Mul (t, ten)", "y = Mul (t, off)")).problem
     assert problem is not None
