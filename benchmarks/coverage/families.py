@@ -252,13 +252,5 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 
-SUBSET = (
-    "BERT",
-    "ModernBERT",
-    "Llama",
-    "T5",
-    "ViT",
-    "GTrXL",
-    "nn.TransformerEncoder by id",
-)
+SUBSET = ("BERT", "ModernBERT", "Llama", "T5", "ViT", "Graphormer", "GTrXL")
 """A family of each kind, small enough for every test run."""
