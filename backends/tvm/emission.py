@@ -29,13 +29,15 @@ class Emission:
     Attributes:
         builder: Relax's block builder, inside a dataflow block.
         target: kind of the target, ``llvm`` or ``cuda``.
+        arch: architecture of a GPU, such as ``sm_90``; empty for a CPU.
         opset: version of the standard operators.
         sizes: TVM's variables for the symbolic sizes.
     """
 
-    def __init__(self, module: Module, target: str) -> None:
+    def __init__(self, module: Module, target: str, arch: str = "") -> None:
         self.module = module
         self.target = target
+        self.arch = arch
         self.opset = module.opset
         self.builder = relax.BlockBuilder()
         self.sizes = SizeTable()

@@ -15,7 +15,7 @@ from dechaff.ir import DOMAIN, DechaffError, Module, attach_functions, node_text
 
 from .emission import Emission, Expr, LoweringError
 from .emitters import DIALECT, SIZES_ONLY, STANDARD, Emitter
-from .kernels import kernel_for
+from .kernel_table import kernel_for
 
 _EMITTER_ERRORS = (LoweringError, RuntimeError, TypeError, ValueError, AssertionError)
 """What an emitter, or TVM called by it, raises on a node that it cannot lower."""
@@ -42,15 +42,20 @@ class RelaxModule:
     kernels: dict[str, int]
 
 
-def to_relax(module: Module, target: str) -> RelaxModule:
-    """Lower a module for a kind of target, ``llvm`` or ``cuda``.
+def to_relax(module: Module, target: str, arch: str = "") -> RelaxModule:
+    """Lower a module for a kind of target.
+
+    Args:
+        module: any module; it is not changed.
+        target: ``llvm`` or ``cuda``.
+        arch: the architecture of a GPU, such as ``sm_90``.
 
     Raises:
         LoweringRejectedError: some operators are not lowered; the message lists all of them.
     """
     prepared = _prepared(module)
     check_operators(prepared)
-    emission = Emission(prepared, target)
+    emission = Emission(prepared, target, arch)
     kernels: Counter[str] = Counter()
     try:
         parameters = [emission.parameter(value) for value in prepared.graph.inputs]

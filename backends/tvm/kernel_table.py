@@ -1,14 +1,15 @@
 """The seam for hand-written kernels: by kind of target, which operator has one.
 
 A provider is called with the :class:`~.emission.Emission` and the node, as an emitter is. It reads
-its operands by ``emission.tensor(value)``, their sizes (TVM expressions, symbolic ones too) by
-``emission.shape(expr)``, attributes by ``attribute(node, name, default)``, calls its TIR function by
-``emission.call_kernel(primfunc, name, args, [(shape, dtype), ...])`` and returns the expression of
-each output. It returns None to decline (a size, a dtype or an architecture that it does not serve);
-the operator's plain emitter in ``emitters.py`` is then used.
+its operands by ``emission.tensor(value)``, their sizes (expressions of TVM, symbolic ones too) by
+``emission.shape(expr)``, their dtype by ``emission.dtype(expr)``, the architecture by
+``emission.arch``, attributes by ``attribute(node, name, default)``. It calls a TIR function by
+``emission.call_kernel(primfunc, name, args, [(shape, dtype), ...])`` and gives the expression of
+each output. It returns None to decline (a size, a dtype or an architecture that it does not
+serve): the operator's plain emitter in ``emitters.py`` is then used.
 
-A PrimFunc that is scheduled already carries the attribute ``tirx.is_scheduled``: the pipeline's
-default schedules leave it alone.
+A function that is scheduled already carries the attribute ``tirx.is_scheduled`` and, as fusion must
+leave it alone, ``op_pattern: 8`` (opaque).
 """
 
 from __future__ import annotations
