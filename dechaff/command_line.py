@@ -13,7 +13,16 @@ import click
 from dechaff import __version__
 
 from .command_line_checks import bisect, verify
-from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
+from .command_line_options import (
+    DEBUG,
+    ISOLATE,
+    TARGET_HELP,
+    check_form,
+    debug_option,
+    isolation_options,
+    read_inputs,
+    show,
+)
 from .explain_command import explain
 from .view_command import view
 
@@ -86,7 +95,7 @@ def cli() -> None:
 @click.option("-i", "--input", "input_path", metavar="IN.onnx", help="The model to optimize.")
 @click.option("-o", "--output", "output_path", metavar="OUT.onnx", help="Where the result goes.")
 @click.option("--passes", metavar="LIST", help="Pass list, such as 'default,-fuse-bias-gelu'.")
-@click.option("--target", metavar="cpu|portable", help="cpu (default), or standard ONNX ops only.")
+@click.option("--target", metavar="T", help=TARGET_HELP)
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
@@ -136,6 +145,7 @@ def optimize(
     merged = _merge_settings(config, settings)
     if no_cache:
         merged["cache"] = False
+    check_form(result_path, str(merged.get("target", "cpu")))
     _check_required(require, merged.get("passes", "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(

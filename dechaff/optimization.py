@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dechaff.backends import SessionSettings, lower
 from dechaff.ir import (
@@ -28,6 +28,7 @@ from dechaff.passes import (
 
 from .attention_choice import choose_attention
 from .bisection import bisect_command
+from .compilation import compile_for, runner_of
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
@@ -37,11 +38,14 @@ from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
 from .report import Report, pass_notes
-from .settings import Config, Settings, resolve_settings
+from .settings import Config, Settings, is_compiled, resolve_settings
 from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
 from .verification import Reference, Verification, verify_result
 from .versions import package_versions
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
 """Largest model whose failed verification is traced to a pass by running passes one at a time."""
@@ -70,6 +74,7 @@ def optimize(
             of named ones. Capture of a torch module uses them; verification runs them beside
             inputs that it generates from the signature.
         target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
+            ``cuda``, ``llvm``, a tag of TVM or a target as JSON: TVM generates code.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -113,7 +118,7 @@ def optimize(
         report = run.report(time.perf_counter() - started)
         if recorder is not None:
             recorder.finished(report)
-    return OptimizedModel(optimized, report, session)
+    return OptimizedModel(optimized, report, session, run.compiled)
 
 
 def _place(model: Any) -> str:
@@ -151,6 +156,7 @@ class _Run:
         self._lowered_ops: Counter[str] = Counter()
         self._has_attention = False
         self._choices: list[str] = []
+        self.compiled: CompiledModel | None = None
 
     def execute(self) -> Module:
         reference = self._reference()
@@ -171,6 +177,10 @@ class _Run:
         return lowered
 
     def _lower(self, optimized: Module) -> Module:
+        if is_compiled(self._settings.target):
+            self.compiled, notes = compile_for(optimized, self._settings.target)
+            self._choices += notes
+            return lower(optimized, "portable")
         if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
             return lower(optimized, self._settings.target)
         example = None if self._example is None else self._example.inputs
@@ -201,7 +211,9 @@ class _Run:
     def _verify(self, reference: Reference, lowered: Module) -> None:
         numerics = weakest_numerics(self._records)
         try:
-            self._verification = verify_result(reference, lowered, numerics, self._settings.verify)
+            self._verification = verify_result(
+                reference, lowered, numerics, self._settings.verify, runner_of(self.compiled)
+            )
             problem = self._verification.problem
         except VerificationFailedError as error:
             problem = str(error)

@@ -48,6 +48,13 @@ class CompiledModel:
         """TVM's target."""
         return tvm.target.Target(self.signature.target)
 
+    @property
+    def target_text(self) -> str:
+        """The target on one line: ``cuda sm_90``, ``llvm znver4``."""
+        target = self.target
+        detail = target.attrs["arch" if target.kind.name == "cuda" else "mcpu"]
+        return f"{target.kind.name} {detail}"
+
     def check_device(self) -> None:
         """Nothing, if the model can run on this machine.
 
@@ -109,7 +116,9 @@ class CompiledModel:
 
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            return tvm.runtime.tensor(np.ascontiguousarray(value).reshape(value.shape), self._device)
+            return tvm.runtime.tensor(
+                np.ascontiguousarray(value).reshape(value.shape), self._device
+            )
         return tvm.runtime.from_dlpack(value)
 
     @property

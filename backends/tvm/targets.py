@@ -37,7 +37,7 @@ def resolve_target(text: str) -> Any:
     if text == "cuda":
         return _complete({"kind": "cuda", "arch": found_gpu_arch() or DEFAULT_CUDA_ARCH})
     if text == "llvm":
-        return _complete({"kind": "llvm", "mcpu": str(tvm.target.codegen.llvm_get_system_cpu())})
+        return _complete({"kind": "llvm"})
     try:
         return _complete(_fields(text))
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
@@ -62,7 +62,11 @@ def _fields(text: str) -> dict[str, Any]:
 def _complete(fields: dict[str, Any]) -> Any:
     kind = str(fields.get("kind", ""))
     if kind not in KINDS:
-        raise ValueError(f"code is generated for {' and '.join(KINDS)}, not for {kind or 'nothing'}")
+        raise ValueError(
+            f"code is generated for {' and '.join(KINDS)}, not for {kind or 'nothing'}"
+        )
+    if kind == "llvm":
+        fields = {"mcpu": str(tvm.target.codegen.llvm_get_system_cpu()), **fields}
     if kind == "cuda":
         arch = re.sub(r"(?<=\d)[a-z]$", "", str(fields.get("arch", DEFAULT_CUDA_ARCH)))
         if not re.fullmatch(r"sm_\d{2,3}", arch):
@@ -83,16 +87,3 @@ def found_gpu_arch() -> str | None:
         return None
     version = str(device.compute_version)
     return "sm_" + version.replace(".", "")
-
-
-def has_device(target: Any) -> bool:
-    """Whether code for the target can run on this machine."""
-    return target.kind.name == "llvm" or bool(tvm.cuda(0).exist)
-
-
-def target_text(target: Any) -> str:
-    """The target on one line: ``cuda sm_90``, ``llvm``."""
-    if target.kind.name == "cuda":
-        return f"cuda {target.attrs['arch']}"
-    mcpu = target.attrs.get("mcpu", "") if hasattr(target.attrs, "get") else ""
-    return f"llvm {mcpu}".strip()
