@@ -23,6 +23,7 @@ from .command_line_options import (
     read_inputs,
     show,
 )
+from .command_line_tuning import logs, tune
 from .explain_command import explain
 from .view_command import view
 
@@ -97,6 +98,7 @@ def cli() -> None:
 @click.option("--passes", metavar="LIST", help="Pass list, such as 'default,-fuse-bias-gelu'.")
 @click.option("--target", metavar="T", help=TARGET_HELP)
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
+@click.option("--tuning-log", metavar="DIR", help="A log of 'dechaff tune' to apply.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
@@ -206,10 +208,6 @@ def inspect(source: str, as_json: bool) -> None:
         show(found)
 
 
-cli.add_command(view)
-cli.add_command(explain)
-
-
 def _one_of(role: str, positional: str | None, option: str | None) -> str:
     if positional is not None and option is not None:
         raise click.UsageError(f"The {role} model is given twice: {positional} and {option}.")
@@ -286,8 +284,8 @@ def _show(report: Report, *, to_stderr: bool, quiet: bool, verbose: bool) -> Non
         click.echo(report.explain(), err=to_stderr)
 
 
-cli.add_command(verify)
-cli.add_command(bisect)
+for command in (view, explain, verify, bisect, tune, logs):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ from .report import Report, pass_notes
 from .settings import Config, Settings, is_compiled, resolve_settings
 from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
+from .tuning import sizes_for
 from .verification import Reference, Verification, verify_result
 from .versions import package_versions
 
@@ -64,6 +65,7 @@ def optimize(
     snapshots: str | os.PathLike[str] | None = None,
     cache: bool = True,
     session: SessionSettings | None = None,
+    tuning_log: str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
 
@@ -90,6 +92,7 @@ def optimize(
         cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
+        tuning_log: a folder of ``dechaff tune`` whose schedules generated code takes.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -102,7 +105,14 @@ def optimize(
         VerificationFailedError: the results differ by more than the passes declared.
     """
     started = time.perf_counter()
-    settings = resolve_settings(config, target=target, passes=passes, verify=verify, cache=cache)
+    settings = resolve_settings(
+        config,
+        target=target,
+        passes=passes,
+        verify=verify,
+        cache=cache,
+        tuning_log=None if tuning_log is None else os.fspath(tuning_log),
+    )
     chosen = parse_pass_list(settings.passes)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
         steps = StepCounter(report_step, len(chosen) + 4)
@@ -178,7 +188,9 @@ class _Run:
 
     def _lower(self, optimized: Module) -> Module:
         if is_compiled(self._settings.target):
-            self.compiled, notes = compile_for(optimized, self._settings.target)
+            example = None if self._example is None else self._example.inputs
+            sizes = sizes_for(self._original, example, None)
+            self.compiled, notes = compile_for(optimized, self._settings, sizes)
             self._choices += notes
             return lower(optimized, "portable")
         if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here

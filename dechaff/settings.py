@@ -31,21 +31,34 @@ class Settings:
         passes: the pass list; see :mod:`dechaff.passes`.
         verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
         cache: whether measurements of earlier runs on this machine are used and kept.
+        tuning_log: a folder of ``dechaff tune``, for targets that code is generated for.
     """
 
     target: str = "cpu"
     passes: PassList = "default"
     verify: str = "final"
     cache: bool = True
+    tuning_log: str | None = None
 
     def __post_init__(self) -> None:
         _check_target(self.target)
         _check_choice("verify", self.verify, VERIFY_MODES)
         _check_choice("cache", self.cache, (True, False))
+        if self.tuning_log is not None and not is_compiled(self.target):
+            raise UsageError(
+                f"a tuning log is for generated code, and target {self.target} has none: choose "
+                "target llvm or cuda"
+            )
 
 
 def resolve_settings(
-    config: Config | None, *, target: str, passes: PassList, verify: str, cache: bool = True
+    config: Config | None,
+    *,
+    target: str,
+    passes: PassList,
+    verify: str,
+    cache: bool = True,
+    tuning_log: str | None = None,
 ) -> Settings:
     """Combine arguments and config: an argument that differs from its default wins.
 
@@ -53,7 +66,13 @@ def resolve_settings(
         UsageError: the config cannot be read, or holds an unknown key or value.
     """
     given = read_config(config) if config is not None else {}
-    arguments = {"target": target, "passes": passes, "verify": verify, "cache": cache}
+    arguments = {
+        "target": target,
+        "passes": passes,
+        "verify": verify,
+        "cache": cache,
+        "tuning_log": tuning_log,
+    }
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     changed = {key: value for key, value in arguments.items() if value != defaults[key]}
     return Settings(**{**given, **changed})

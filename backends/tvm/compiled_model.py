@@ -16,6 +16,7 @@ from dechaff.ir import DechaffError, ModelRejectedError, UsageError
 from .relax_module import ENTRY
 from .signature import Signature
 from .signature_function import SIGNATURE_FUNCTION
+from .tuning.application import Application
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -32,13 +33,19 @@ class CompiledModel:
     Attributes:
         signature: inputs and outputs.
         kernels: how many nodes run by hand-written kernels, by operator; empty for a loaded model.
+        tuned: what a tuning log gave; None without one, and for a loaded model.
     """
 
     def __init__(
-        self, executable: Any, signature: Signature, kernels: Mapping[str, int] | None = None
+        self,
+        executable: Any,
+        signature: Signature,
+        kernels: Mapping[str, int] | None = None,
+        tuned: Application | None = None,
     ) -> None:
         self.signature = signature
         self.kernels = dict(kernels or {})
+        self.tuned = tuned
         self._executable = executable
         self._machine: Any = None
         self._lock = threading.Lock()

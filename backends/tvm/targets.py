@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import psutil
 import tvm
 
 from dechaff.ir import UsageError
@@ -66,7 +67,8 @@ def _complete(fields: dict[str, Any]) -> Any:
             f"code is generated for {' and '.join(KINDS)}, not for {kind or 'nothing'}"
         )
     if kind == "llvm":
-        fields = {"mcpu": str(tvm.target.codegen.llvm_get_system_cpu()), **fields}
+        own = {"mcpu": str(tvm.target.codegen.llvm_get_system_cpu()), "num-cores": _cores()}
+        fields = {**own, **fields}
     if kind == "cuda":
         arch = re.sub(r"(?<=\d)[a-z]$", "", str(fields.get("arch", DEFAULT_CUDA_ARCH)))
         if not re.fullmatch(r"sm_\d{2,3}", arch):
@@ -78,6 +80,11 @@ def _complete(fields: dict[str, Any]) -> Any:
 
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _cores() -> int:
+    """Physical cores of this machine; what tuning spreads work over."""
+    return int(psutil.cpu_count(logical=False) or 1)
 
 
 def found_gpu_arch() -> str | None:

@@ -40,7 +40,9 @@ def compare_outputs(
     for name, array in expected.items():
         assert actual[name].dtype == array.dtype, name
         assert actual[name].shape == array.shape, name
-        np.testing.assert_allclose(actual[name], array, rtol=tolerance, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            actual[name], array, rtol=tolerance, atol=tolerance, err_msg=name
+        )
 
 
 def refused(module: Module) -> str:

@@ -70,8 +70,8 @@ def test_operators_on_shapes() -> None:
         HEADER
         + """
         g (float[B,S,4] x, float[S,1] column)
-            => (float[N,M,P] merged, split_left, split_right, turned, wide, narrow, joined, repeated,
-                first, last, backward, inner, counted, filled, padded, lower, flat, sizes, tripled)
+            => (merged, split_left, split_right, turned, wide, narrow, joined, repeated, first,
+                last, backward, inner, counted, filled, padded, lower, flat, sizes, tripled)
         <int64[2] merge = {0, -1}, int64[1] front = {0}, int64[1] middle = {1}, int64[1] end = {2},
          int64[1] minus = {-1}, int64[1] far = {9223372036854775807}, int64[2] parts = {1, 3},
          int64[3] shape = {1, 1, 4}, int64[6] pads = {0, 1, 0, 0, 2, 0}, int64 zero = {0},
@@ -139,8 +139,8 @@ def test_products_reductions_and_normalizations() -> None:
         + """
         g (float[B,S,8] x, float[8,6] w, float[6,8] v, float[6] bias, float[8] scale,
            float[8] shift, float[B,8,S] k, float[B,8,6,6] image, float[4,4,3,3] filter)
-            => (product, dense, turned, scores, weights, logs, mean, total, largest, length, squares,
-                centered, whole, root, convolved, pooled, contracted)
+            => (product, dense, turned, scores, weights, logs, mean, total, largest, length,
+                squares, centered, whole, root, convolved, pooled, contracted)
         <int64[1] last = {-1}, float[2,2] unused = {1, 2, 3, 4}>
         {
             product = MatMul (x, w)
