@@ -1,9 +1,9 @@
 """A schedule found at static sizes, applied to the kernel with symbolic sizes.
 
 MetaSchedule records a schedule as a trace: a program over schedule primitives. Its text is read as
-data and interpreted, so that nothing in a log is executed as Python. A loop of symbolic length takes
-the recorded tiles but for the outermost, which becomes as long as the size demands; TVM guards the
-last, incomplete tile.
+data and interpreted, so that nothing in a log is executed as Python. A loop of symbolic length
+takes the recorded tiles but for the outermost, which becomes as long as the size demands; TVM
+guards the last, incomplete tile.
 """
 
 from __future__ import annotations

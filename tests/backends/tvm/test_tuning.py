@@ -1,4 +1,4 @@
-"""Tuning on the CPU: the log, its resumption, its application, its refusals, and a pool of servers."""
+"""Tuning on the CPU: the log, its resumption, application and refusals, and a pool of servers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_report_counts_what_the_log_gave(model: pathlib.Path, log: pathlib.P
 
 
 def test_a_log_of_another_target_is_refused(log: pathlib.Path) -> None:
-    with pytest.raises(UsageError, match="holds nothing for cuda-sm_80.*it holds llvm"):
+    with pytest.raises(UsageError, match=r"holds nothing for cuda-sm_80.*it holds llvm"):
         TargetLog.find(log, resolve_target('{"kind": "cuda", "arch": "sm_80"}'))
 
 
@@ -88,7 +88,7 @@ def test_a_log_of_another_version_of_tvm_is_refused(
     log: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tvm, "__version__", "9.9")
-    with pytest.raises(UsageError, match="tuned with TVM .*, this is 9.9"):
+    with pytest.raises(UsageError, match=r"tuned with TVM .*, this is 9.9"):
         TargetLog.find(log, resolve_target("llvm"))
 
 
