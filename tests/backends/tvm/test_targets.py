@@ -99,7 +99,7 @@ def test_a_model_that_onnx_runtime_runs_has_no_generated_code(tmp_path: pathlib.
     optimized = dechaff.optimize(linear().model, progress=False)
     with pytest.raises(UsageError, match="target='llvm' or target='cuda'"):
         optimized.source()
-    with pytest.raises(UsageError, match="or save it as NAME.onnx"):
+    with pytest.raises(UsageError, match=r"or save it as NAME\.onnx"):
         optimized.save(tmp_path / "model.so")
 
 
