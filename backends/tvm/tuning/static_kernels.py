@@ -11,6 +11,8 @@ import tvm
 import tvm_ffi
 from tvm import relax, s_tir, tirx
 
+from dechaff.backends.tvm.emission import WRITTEN
+
 Sizes = Mapping[str, int]
 """A size for each symbolic dimension of the inputs, and ``T`` for the packed tokens."""
 
@@ -55,7 +57,7 @@ def is_tunable(function: Any) -> bool:
     """Whether MetaSchedule may schedule the function: an unscheduled one that sums something up."""
     if not isinstance(function, tirx.PrimFunc):
         return False
-    if function.attrs is not None and "tirx.is_scheduled" in function.attrs:
+    if any(name in (function.attrs or {}) for name in ("tirx.is_scheduled", WRITTEN)):
         return False
     return _has_reduction(function)
 
