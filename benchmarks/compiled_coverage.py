@@ -70,10 +70,10 @@ def check_family(
             seconds = time.perf_counter() - started
             numerics = weakest_numerics(records)
             proof = verify_result(reference, optimized, numerics, "final", compiled.run)
-            error = max((figures.max_abs_error for figures in proof.outputs), default=None)
+            largest = max((figures.max_abs_error for figures in proof.outputs), default=None)
             problem = _line(proof.problem or proof.reason or "")
             outcome = dataclasses.replace(
-                outcome, max_abs_error=error, seconds=seconds, problem=problem
+                outcome, max_abs_error=largest, seconds=seconds, problem=problem
             )
         except DechaffError as error:
             outcome = dataclasses.replace(outcome, problem=_line(error))

@@ -8,7 +8,7 @@ from tvm.script import tirx as T  # noqa: N812
 from .emission import Emission, Expr
 
 
-@T.prim_func(private=True, s_tir=True)
+@T.prim_func(private=True, s_tir=True)  # type: ignore[untyped-decorator]
 def places_of_true(mask: T.handle, running: T.handle, places: T.handle) -> None:
     """``places[running[i] - 1] = i`` where ``mask[i]``."""
     length = T.int64()

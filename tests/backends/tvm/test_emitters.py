@@ -13,7 +13,7 @@ from dechaff.ir import parse
 from .compiling import compare, refused
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23, "dechaff" : 1]>\n'
-SIZES = ({}, {"B": 1, "S": 1}, {"B": 3, "S": 9})
+SIZES: tuple[dict[str, int], ...] = ({}, {"B": 1, "S": 1}, {"B": 3, "S": 9})
 
 
 def test_operators_on_elements() -> None:
