@@ -1,4 +1,4 @@
-"""Code for GPUs, compiled where nvcc is, and read: tensor cores, float32 sums, no turned weights."""
+"""Code for GPUs, compiled where nvcc is, and read: tensor cores, float32 sums, weights as given."""
 
 from __future__ import annotations
 
@@ -128,10 +128,11 @@ def turned(module: Module) -> list[bool]:
     found: list[bool] = []
 
     def visit(node: object) -> None:
-        if isinstance(node, tvm.ir.Call) and getattr(node.op, "name", "") == "relax.call_tir":
-            if "transpose" in node.args[0].name_hint:
-                operands = node.args[1].fields
-                found.append(any(isinstance(item, tvm.ir.GenericConst) for item in operands))
+        if not isinstance(node, tvm.ir.Call) or getattr(node.op, "name", "") != "relax.call_tir":
+            return
+        if "transpose" in node.args[0].name_hint:
+            operands = node.args[1].fields
+            found.append(any(isinstance(item, tvm.ir.GenericConst) for item in operands))
 
     relax.analysis.post_order_visit(fused["main"], visit)
     return found
