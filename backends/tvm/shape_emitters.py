@@ -150,8 +150,8 @@ def emit_range(emission: Emission, node: ir.Node) -> Expr:
     """``Range`` between sizes or constants."""
     start, limit, step = (_scalar(emission, value) for value in node.inputs)
     dtype = dtype_text(node.outputs[0].dtype or ir.DataType.INT64)
-    if isinstance(start, float) or isinstance(limit, float) or isinstance(step, float):
-        return emission.constant(np.arange(float(start), float(limit), float(step)).astype(dtype))
+    if not any(isinstance(item, tirx.Expr) for item in (start, limit, step)):
+        return emission.constant(np.arange(start, limit, step).astype(dtype))
     if not isinstance(step, int):
         raise LoweringError("its step is computed at run time")
     # (limit - start) / step, rounded up
