@@ -86,6 +86,8 @@ def kernels(source: str) -> dict[str, str]:
     parts = re.split(r'(?=extern "C" __global__)', source)[1:]
     named = {}
     for part in parts:
+        if part.partition("{")[0].find(";") >= 0:  # a declaration; the function comes later
+            continue
         found = re.search(r"(\w+)\(", re.sub(r"__launch_bounds__\([^)]*\)", "", part))
         assert found is not None
         named[found[1]] = part
