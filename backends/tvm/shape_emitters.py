@@ -138,7 +138,7 @@ def emit_tile(emission: Emission, node: ir.Node) -> Expr:
 
     def compute(source: Any, shape: Any) -> Any:
         def element(*index: Any) -> Any:
-            places = [tirx.floormod(i, s) for i, s in zip(index, source.shape, strict=True)]
+            places = [tirx.truncmod(i, s) for i, s in zip(index, source.shape, strict=True)]
             return source(*places)
 
         return te.compute(shape, element, name="tile")

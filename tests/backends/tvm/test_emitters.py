@@ -128,8 +128,15 @@ def test_operators_by_index() -> None:
             top, which = TopK <axis = 2> (x, count)
         }
         """,
-        [{"N": 9}, {"N": 1, "B": 2, "S": 2}, {"N": 0}],
+        [{"N": 9}, {"N": 1, "B": 2, "S": 2}],
         given={"pairs": np.array([[0, 1], [1, 0], [1, 1]], np.int64)},
+    )
+
+
+def test_nothing_is_found_in_nothing() -> None:
+    compare(
+        HEADER + "g (bool[N] kept) => (int64[1,M] found) { found = NonZero (kept) }",
+        [{"N": 0}, {"N": 4}],
     )
 
 
