@@ -198,7 +198,10 @@ def test_attention_with_every_kind_of_mask() -> None:
 def test_a_query_that_sees_no_key_gives_zero() -> None:
     mask = np.ones((2, 1, 5, 5), bool)
     mask[1, :, 2:] = False
-    compare(HEADER + ATTENTION, [{"P": 5, "R": 3}], given={"mask": mask}, tolerance=1e-5)
+    bias = np.zeros((5, 5), np.float32)
+    bias[1], bias[2] = -np.inf, np.finfo(np.float32).min
+    given = {"mask": mask, "bias": bias}
+    compare(HEADER + ATTENTION, [{"P": 5, "R": 3}], given=given, tolerance=1e-5)
 
 
 def test_rotary_embedding_turns_halves_and_neighbours() -> None:
