@@ -86,6 +86,7 @@ def _line(problem: object) -> str:
 
 
 def main() -> None:
+    """Check the families asked for, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", metavar="LIST", help="names, separated by commas")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
