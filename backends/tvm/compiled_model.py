@@ -90,6 +90,12 @@ class CompiledModel:
             UsageError: the machine has no such device.
             CompiledRunFailedError: the model fails on these inputs.
         """
+        for port in self.signature.inputs:
+            if not inputs[port.name].size:
+                raise CompiledRunFailedError(
+                    f"{self.signature.source}: input {port.name!r} has no elements (shape "
+                    f"{inputs[port.name].shape}), and TVM makes no tensor without any"
+                )
         results = self.run_tensors([inputs[port.name] for port in self.signature.inputs])
         wanted = set(outputs) if outputs is not None else None
         return {

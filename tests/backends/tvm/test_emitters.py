@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dechaff.ir import parse
+from dechaff.backends.tvm import compile_module, resolve_target
+from dechaff.ir import DechaffError, parse
 
 from .compiling import compare, refused
 
@@ -133,11 +134,12 @@ def test_operators_by_index() -> None:
     )
 
 
-def test_nothing_is_found_in_nothing() -> None:
-    compare(
-        HEADER + "g (bool[N] kept) => (int64[1,M] found) { found = NonZero (kept) }",
-        [{"N": 0}, {"N": 4}],
-    )
+def test_nothing_is_found_where_nothing_is_true() -> None:
+    text = HEADER + "g (bool[N] kept) => (int64[1,M] found) { found = NonZero (kept) }"
+    compare(text, given={"kept": np.zeros(4, bool)})
+    compiled = compile_module(parse(text), resolve_target("llvm"))
+    with pytest.raises(DechaffError, match="input 'kept' has no elements"):
+        compiled.run({"kept": np.zeros(0, bool)})
 
 
 def test_products_reductions_and_normalizations() -> None:
