@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -124,6 +126,7 @@ def tune(
         TuningFailedError: no schedule of a kernel could be measured.
     """
     logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.ERROR)
+    _load_intrinsics()
     started = time.monotonic()
     before = sum(task.trials for task in tasks)
     done = before
@@ -175,6 +178,17 @@ def _round(
     record = log.best(task.workload, target)
     task.best = None if record is None else _seconds(record)
     return added
+
+
+def _load_intrinsics() -> None:
+    """Import TVM's tensor intrinsics on a short stack.
+
+    Each of some hundred functions in there walks the whole stack, sources included, when imported:
+    on the stack of a test or a notebook that takes a minute.
+    """
+    thread = threading.Thread(target=importlib.import_module, args=("tvm.s_tir.tensor_intrin",))
+    thread.start()
+    thread.join()
 
 
 def _learns() -> bool:
