@@ -19,9 +19,8 @@ from dechaff.backends.tvm import compile_module, resolve_target
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError
 from dechaff.model_import import example_case
-from dechaff.optimization import weakest_numerics
 from dechaff.passes import parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result
+from dechaff.verification import Reference, verify_result, weakest_numerics
 
 PASS_LISTS = {"packed": "default", "dense": "default,-remove-padding"}
 """With padding removed where it can be, and with it kept."""

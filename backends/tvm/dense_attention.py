@@ -89,7 +89,9 @@ def _pack(node: ir.Node, rewriter: Rewriter) -> None:
             "is_causal": int(attribute(node, "is_causal", 0)),
         }
         operands = [
-            *(_tokens(builder, value) for value in (q, k, v)),
+            _tokens(builder, q, heads * size),
+            _tokens(builder, k, kv_heads * size),
+            _tokens(builder, v, kv_heads * v_size),
             builder.op("Mul", [rows, q_length]),
             _range(builder, builder.op("Mul", [batch, k_length])),
             builder.op("Mul", [rows, k_length]),
@@ -121,15 +123,12 @@ def _range(builder: GraphBuilder, count: ir.Value) -> ir.Value:
     return builder.op("Range", [zero, builder.op("Squeeze", [count]), step])
 
 
-def _tokens(builder: GraphBuilder, value: ir.Value | None) -> ir.Value:
+def _tokens(builder: GraphBuilder, value: ir.Value | None, width: int) -> ir.Value:
     """[B, H, S, d] or [B, S, H * d] as [B * S, H * d]."""
     assert value is not None
-    assert value.shape is not None
-    width = value.shape[-1]
     if _has_heads(value):
-        width = int(value.shape[1]) * int(value.shape[3])
         value = _unswapped(value) or builder.op("Transpose", [value], _SWAP)
-    target = builder.constant(np.array([-1, int(width)], np.int64), "tokens")
+    target = builder.constant(np.array([-1, width], np.int64), "tokens")
     return builder.op("Reshape", [value, target])
 
 
