@@ -26,7 +26,6 @@ from dechaff.passes import (
 )
 
 from .bisection import bisect_command
-from .compilation import runnable
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
@@ -231,10 +230,9 @@ class _Run:
         return Reference(self._original, given + generate_inputs(self._original), self._session)
 
     def _verify(self, reference: Reference, lowered: Module) -> None:
-        numerics, compiled = weakest_numerics(self._records), runnable(self.compiled)
-        mode = self._settings.verify
+        numerics, mode = weakest_numerics(self._records), self._settings.verify
         try:
-            self._verification = verify_result(reference, lowered, numerics, mode, compiled)
+            self._verification = verify_result(reference, lowered, numerics, mode, self.compiled)
             problem = self._verification.problem
         except VerificationFailedError as error:
             problem = str(error)

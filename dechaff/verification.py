@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import onnx_ir.passes.common as common_passes
 
@@ -19,7 +20,11 @@ from dechaff.passes import Numerics, PassRecord
 
 from .arrays import Array, Arrays
 from .comparison import Difference, compare_arrays
+from .compilation import runnable
 from .input_generation import InputCase
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +239,7 @@ def verify_result(
     optimized: Module,
     numerics: Numerics,
     mode: str,
-    compiled: RunningModel | None = None,
+    compiled: CompiledModel | None = None,
 ) -> Verification:
     """Compare an optimized module, as it will be served, with the original.
 
@@ -243,7 +248,7 @@ def verify_result(
         optimized: the module that will be served.
         numerics: the weakest promise among the passes that changed the graph.
         mode: the verification mode, for the record.
-        compiled: generated code that serves the module in place of a runtime.
+        compiled: generated code that serves the module, if this machine can run it.
 
     Raises:
         VerificationFailedError: the optimized module does not run where the original does.
@@ -252,7 +257,11 @@ def verify_result(
     if reference.reason is not None:
         return Verification(mode, skipped=skipped, reason=reference.reason)
     actual = run_cases(
-        optimized, reference.cases, served=True, settings=reference.settings, compiled=compiled
+        optimized,
+        reference.cases,
+        served=True,
+        settings=reference.settings,
+        compiled=runnable(compiled),
     )
     names = [case.name for case in reference.cases]
     masks = reference.masks(optimized.valid_positions)
