@@ -20,7 +20,8 @@ from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError
 from dechaff.model_import import example_case
 from dechaff.passes import parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result, weakest_numerics
+from dechaff.reference import Reference
+from dechaff.verification import verify_result, weakest_numerics
 
 PASS_LISTS = {"packed": "default", "dense": "default,-remove-padding"}
 """With padding removed where it can be, and with it kept."""
@@ -68,7 +69,7 @@ def check_family(
             compiled = compile_module(optimized, resolve_target("llvm"))
             seconds = time.perf_counter() - started
             numerics = weakest_numerics(records)
-            proof = verify_result(reference, optimized, numerics, "final", compiled)
+            proof = verify_result(reference, optimized, numerics, "final", compiled=compiled)
             largest = max((figures.max_abs_error for figures in proof.outputs), default=None)
             problem = _line(proof.problem or proof.reason or "")
             outcome = dataclasses.replace(
