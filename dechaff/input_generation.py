@@ -13,8 +13,9 @@ from dechaff.ir import Module, shape_expressions, symbol
 from .arrays import Array, Arrays
 from .input_roles import InputRole, Role, input_roles
 
-_BATCH, _SEQUENCE, _OTHER = 4, 9, 3
-"""Sizes of the batch axis, of the sequence axis and of any further symbolic axis."""
+_BATCH, _SEQUENCE, _SHORT_SEQUENCE, _OTHER = 4, 9, 7, 3
+"""Sizes of the batch axis, of the sequence axis, of it in the case that each pass is checked on,
+and of any further symbolic axis."""
 
 _SEED = 20
 
@@ -52,12 +53,12 @@ class _Plan:
 _MASKED_PLANS = (
     _Plan("right-padded", _BATCH, _SEQUENCE, "right"),
     _Plan(NO_PADDING, _BATCH, _SEQUENCE, extreme=True),
-    _Plan("left-padded", _BATCH, _SEQUENCE, "left"),
-    _Plan("interleaved padding", _BATCH, _SEQUENCE, "interleaved"),
-    _Plan("an all-padded row", _BATCH, _SEQUENCE, "empty row"),
+    _Plan("left-padded", 2, _SEQUENCE, "left"),
+    _Plan("interleaved padding", 2, _SEQUENCE, "interleaved"),
+    _Plan("an all-padded row", 2, _SEQUENCE, "empty row"),
     _Plan("batch of 1", 1, _SEQUENCE, "right"),
     _Plan("sequence of 1", _BATCH, 1),
-    _Plan(MIXED, len(_WAYS), _SEQUENCE, "mixed"),
+    _Plan(MIXED, len(_WAYS), _SHORT_SEQUENCE, "mixed"),
 )
 _UNMASKED_PLANS = (
     _Plan("generated", _BATCH, _SEQUENCE),

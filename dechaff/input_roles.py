@@ -63,8 +63,10 @@ class InputRole:
 
 def input_roles(module: Module) -> list[InputRole]:
     """The role of every graph input that a caller must give, in order."""
-    inlined = module.clone()
-    common_passes.InlinePass()(inlined.model)
+    inlined = module
+    if module.model.functions:
+        inlined = module.clone()
+        common_passes.InlinePass()(inlined.model)
     inputs = runtime_inputs(inlined)
     tables = {value.name: _smallest_table(value) for value in inputs}
     ids_shapes = [value.shape for value in inputs if tables[value.name] is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -76,7 +77,7 @@ class VerificationCache:
             "verified": [self._of_module(module) for module in (first, second)],
             "inputs": [[case.name, _of_arrays(case.inputs)] for case in cases],
             "tolerances": str(TOLERANCES),
-            "versions": package_versions(),
+            "versions": package_versions() | {"openvino": _openvino_version()},
             "machine": machine_name(),
             "session": str(settings),
             **further,
@@ -143,6 +144,14 @@ def verify_once(
     if found.verified:
         cache.keep(key, dataclasses.asdict(found))
     return found
+
+
+def _openvino_version() -> str | None:
+    """Of the runtime that a model lowered for OpenVINO runs in; None where there is none."""
+    try:
+        return importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _weights(module: Module) -> dict[str, ir.TensorProtocol]:

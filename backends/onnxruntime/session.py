@@ -81,6 +81,8 @@ class Session:
             options.add_session_config_entry("session.disable_prepacking", "1")
             # For so few tokens, threads that wait busily cost more than they save.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if graph_optimizations:
+            _unload_mapped_weights(module)  # what references read of them would count beside copies
         proto, weights, folder = _without_weights(module, declare_inputs=not graph_optimizations)
         if folder is not None:
             options.add_session_config_entry(_FOLDER_OF_WEIGHTS, os.path.abspath(folder))
@@ -100,7 +102,8 @@ class Session:
         except Exception as error:
             raise _failure(module.source, error) from error
         self._limit = RunLimit(module) if on_trial or not graph_optimizations else None
-        _unload_mapped_weights(module)
+        if graph_optimizations:  # a reference reads the weights where they lie
+            _unload_mapped_weights(module)
         self._source = module.source
         self.input_names = [
             value.name for value in self._session.get_inputs() if value.name not in self._fed
