@@ -231,7 +231,7 @@ class _Run:
             return None
         self._cache.prepare(self._original)
         cases = self._examples + generate_inputs(self._original)
-        return Reference(self._original, cases, self._session)
+        return Reference(self._original, cases, self._session).begin()
 
     def _verify(self, reference: Reference, passed: Module, lowered: Module) -> None:
         numerics, mode, code = weakest_numerics(self._records), self._settings.verify, self.compiled

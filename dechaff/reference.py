@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import onnx_ir.passes.common as common_passes
 
@@ -42,27 +44,44 @@ class _Results:
 
 
 class _Runs:
-    """The original's session, and what it gave for each case that was asked for."""
+    """The original's session, and what it gave for each case; threads take turns."""
 
     def __init__(self, module: Module, settings: SessionSettings | None) -> None:
         self._module = module
         self._settings = settings
+        self._session: Session | None = None
+        self._overdue: RunOverdueError | None = None
         self._known: dict[int, tuple[InputCase, Arrays]] = {}
+        self._turn = threading.Lock()
 
-    @functools.cached_property
-    def session(self) -> Session:
-        return Session(self._module, graph_optimizations=False, settings=self._settings)
+    def load(self) -> Session:
+        """The session, loaded once."""
+        with self._turn:
+            if self._session is None:
+                self._session = Session(
+                    self._module, graph_optimizations=False, settings=self._settings
+                )
+            return self._session
 
     def outputs(self, case: InputCase) -> Arrays:
-        if id(case) not in self._known:
-            self._known[id(case)] = case, self.session.run(case.inputs)
-        return self._known[id(case)][1]
+        """The outputs for a case, which runs once; none runs after one that did not end."""
+        session = self.load()
+        with self._turn:
+            if self._overdue is not None:
+                raise self._overdue
+            try:
+                if id(case) not in self._known:
+                    self._known[id(case)] = case, session.run(case.inputs)
+            except RunOverdueError as error:
+                self._overdue = error
+                raise
+            return self._known[id(case)][1]
 
 
 class Reference:
     """The original module's results on every case it runs, without runtime optimizations.
 
-    It runs when its results are first asked for.
+    It runs when its results are first asked for, or beside other work once that is begun.
 
     Attributes:
         module: the original.
@@ -78,6 +97,28 @@ class Reference:
         self.settings = settings
         self._masks: dict[str, list[Array]] = {}
         self._runs = _Runs(module, settings)
+        self._begun: Future[_Results] | None = None
+
+    def begin(self) -> Reference:
+        """Run all cases beside what this thread goes on to do, such as passes, which take one core.
+
+        Returns:
+            This reference.
+        """
+        begun: Future[_Results] = Future()
+
+        def work() -> None:
+            try:
+                begun.set_result(self._run())
+            except BaseException as error:  # who asks for the results gets it
+                begun.set_exception(error)
+
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:  # too little memory for a thread: they run when they are asked for
+            return self
+        self._begun = begun
+        return self
 
     @functools.cached_property
     def few(self) -> Reference:
@@ -111,9 +152,12 @@ class Reference:
 
     @functools.cached_property
     def _results(self) -> _Results:
+        return self._run() if self._begun is None else self._begun.result()
+
+    def _run(self) -> _Results:
         found = _Results()
         try:
-            _ = self._runs.session
+            self._runs.load()
         except DechaffError as error:
             found.reason = f"the original does not load in ONNX Runtime: {error}"
             return found

@@ -9,8 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import dechaff
+from dechaff import reference
 from dechaff.command_line import cli
+from dechaff.input_generation import generate_inputs
 from dechaff.ir import parse
+from dechaff.reference import Reference
 
 from .examples import LINEAR, MASKED_ENCODER, ZeroPadding, masked_encoder
 
@@ -151,3 +154,28 @@ def test_a_file_that_is_no_model_ends_in_3(tmp_path: pathlib.Path, which: int) -
     paths[which] = tmp_path / "damaged.onnx"
     (tmp_path / "damaged.onnx").write_bytes(b"\x08no model")
     assert _run("verify", *paths).exit_code == 3
+
+
+def test_a_reference_that_runs_beside_other_work_gives_the_same() -> None:
+    module = masked_encoder()
+    cases = generate_inputs(module)
+    waited, begun = Reference(module, cases), Reference(module, cases).begin()
+    assert begun.few.cases == waited.few.cases
+    assert [case.name for case in begun.cases] == [case.name for case in cases]
+    for left, right in zip(waited.outputs, begun.outputs, strict=True):
+        np.testing.assert_array_equal(left["hidden"], right["hidden"])
+
+
+def test_what_stops_a_reference_beside_other_work_is_told_to_who_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = masked_encoder()
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(reference, "Session", fail)
+    monkeypatch.setattr(reference, "limited_memory", lambda: 1)
+    begun = Reference(module, generate_inputs(module)).begin()
+    with pytest.raises(MemoryError, match="no room"):
+        _ = begun.reason
