@@ -9,6 +9,7 @@ from .onnxruntime import (
     attention_sizes,
     lower,
     machine_name,
+    products_saturate,
     time_attention,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "attention_sizes",
     "lower",
     "machine_name",
+    "products_saturate",
     "time_attention",
 ]

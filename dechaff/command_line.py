@@ -92,6 +92,8 @@ def cli() -> None:
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs to verify on, by name.")
+@click.option("--calibration", metavar="PATH", help="Typical inputs: .npz, a folder of them, text.")
+@click.option("--tokenizer", metavar="FILE", help="The tokenizer.json for calibration text.")
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
@@ -109,6 +111,8 @@ def optimize(
     output_path: str | None,
     report_path: str | None,
     inputs_path: str | None,
+    calibration: str | None,
+    tokenizer: str | None,
     trace_path: str | None,
     snapshots: str | None,
     require: tuple[str, ...],
@@ -146,6 +150,8 @@ def optimize(
         trace=trace_path,
         snapshots=snapshots,
         session=SessionSettings(threads),
+        calibration=calibration,
+        tokenizer=tokenizer,
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dechaff.backends import SessionSettings, lower
+from dechaff.backends import SessionSettings, lower, products_saturate
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -18,6 +18,7 @@ from dechaff.ir import (
 from dechaff.passes import (
     Numerics,
     Pass,
+    PassContext,
     PassList,
     PassObserver,
     PassRecord,
@@ -28,6 +29,7 @@ from dechaff.passes import (
 
 from .attention_choice import choose_attention
 from .bisection import bisect_command
+from .calibration import Calibration, CalibrationSource, load_calibration
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
@@ -60,6 +62,8 @@ def optimize(
     snapshots: str | os.PathLike[str] | None = None,
     cache: bool = True,
     session: SessionSettings | None = None,
+    calibration: CalibrationSource | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
 
@@ -85,6 +89,10 @@ def optimize(
         cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
+        calibration: typical inputs, for passes that measure activations: batches by input name, an
+            ``.npz`` file or a folder of them, or a file of text; see
+            :func:`dechaff.calibration.load_calibration`.
+        tokenizer: for calibration text, a ``tokenizer.json``.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -105,8 +113,20 @@ def optimize(
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
         writer = SnapshotWriter(snapshots) if snapshots is not None else None
+        calibrated = (
+            None if calibration is None else load_calibration(module, calibration, tokenizer)
+        )
         run = _Run(
-            module, example, chosen, settings, steps, _place(model), recorder, session, writer
+            module,
+            example,
+            chosen,
+            settings,
+            steps,
+            _place(model),
+            recorder,
+            session,
+            writer,
+            calibrated,
         )
         optimized = run.execute()
         steps.finish()
@@ -135,6 +155,7 @@ class _Run:
         recorder: TraceRecorder | None = None,
         session: SessionSettings | None = None,
         snapshots: SnapshotWriter | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self._place = place
         self._original = module.clone()
@@ -145,6 +166,7 @@ class _Run:
         self._steps = steps
         self._recorder = recorder
         self._snapshots = snapshots
+        self._calibration = calibration
         self._session = session or SessionSettings()
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
@@ -155,7 +177,9 @@ class _Run:
     def execute(self) -> Module:
         reference = self._reference()
         observers = [self._steps, *self._observers(reference)]
-        optimized, self._records = run_passes(self._module, self._passes, observers)
+        optimized, self._records = run_passes(
+            self._module, self._passes, observers, context=self._context()
+        )
         self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
         self._steps.step(f"lower for {self._settings.target}")
         started = time.perf_counter()
@@ -169,6 +193,9 @@ class _Run:
         if reference is not None:
             self._verify(reference, lowered)
         return lowered
+
+    def _context(self) -> PassContext:
+        return PassContext(self._calibration, products_saturate())
 
     def _lower(self, optimized: Module) -> Module:
         if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here

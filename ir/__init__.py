@@ -5,6 +5,7 @@ from . import (  # noqa: F401  (declares the dialect's operators)
     attention_ops,
     normalization_ops,
     packing_ops,
+    quantization_ops,
 )
 from .cost import Cost, graph_cost, node_cost, num_parameters
 from .dialect import (

@@ -1,6 +1,7 @@
 """Rewrites of the graph: one rewrite, one file; ``pipelines`` alone knows their order."""
 
 from .pass_base import NoOptions, Numerics, Pass
+from .pass_context import ActivationWalk, CalibrationData, PassContext
 from .pass_list import PassList, parse_pass_list, pass_by_name
 from .pass_manager import (
     GraphSize,
@@ -18,12 +19,15 @@ from .rewriter import GraphBuilder, Rewriter
 __all__ = [
     "PASSES",
     "PIPELINES",
+    "ActivationWalk",
+    "CalibrationData",
     "GraphBuilder",
     "GraphSize",
     "Miss",
     "NoOptions",
     "Numerics",
     "Pass",
+    "PassContext",
     "PassFailedError",
     "PassList",
     "PassObserver",

@@ -23,6 +23,7 @@ from dechaff.ir import (
 )
 
 from .pass_base import Pass
+from .pass_context import PassContext
 from .rewrite_records import Miss, Rewrite, RewriteLimitReachedError
 from .rewriter import Rewriter
 
@@ -112,6 +113,7 @@ def run_passes(
     observers: Sequence[PassObserver] = (),
     *,
     limit: int | None = None,
+    context: PassContext | None = None,
 ) -> tuple[Module, list[PassRecord]]:
     """Run the passes over the module in place.
 
@@ -120,6 +122,7 @@ def run_passes(
         passes: the passes, in order.
         observers: are told of each pass.
         limit: how many rewrites each pass may apply; it ends at the next one. None: all.
+        context: calibration data and the machine, for passes that ask.
 
     Returns:
         The module (a snapshot of it, if an observer undid the last edits) and a record per pass.
@@ -133,7 +136,7 @@ def run_passes(
         for observer in observers:
             observer.pass_starts(index, len(passes), step)
         snapshot = module.clone()
-        record = _run_one(module, step, measure(snapshot), limit)
+        record = _run_one(module, step, measure(snapshot), limit, context)
         if record.rewrites:
             objections = [o.pass_ends(snapshot, module, record) for o in observers]
             reason = next((text for text in objections if text), None)
@@ -144,8 +147,14 @@ def run_passes(
     return module, records
 
 
-def _run_one(module: Module, step: Pass, before: GraphSize, limit: int | None) -> PassRecord:
-    rewriter = Rewriter(module, limit)
+def _run_one(
+    module: Module,
+    step: Pass,
+    before: GraphSize,
+    limit: int | None,
+    context: PassContext | None,
+) -> PassRecord:
+    rewriter = Rewriter(module, limit, context)
     started = time.perf_counter()
     try:
         with contextlib.suppress(RewriteLimitReachedError):

@@ -13,6 +13,8 @@ from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
+from .quantize_dynamic import QuantizeDynamic
+from .quantize_weights import QuantizeWeights
 from .remove_padding import RemovePadding
 
 PASSES: tuple[type[Pass], ...] = (
@@ -26,6 +28,8 @@ PASSES: tuple[type[Pass], ...] = (
     FoldAttentionBias,
     FuseSkipNormalization,
     FuseBiasGelu,
+    QuantizeDynamic,
+    QuantizeWeights,
     ConvertPrecision,
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""

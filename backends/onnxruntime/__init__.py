@@ -3,7 +3,7 @@
 from .attention_timing import AttentionSizes, attention_sizes, time_attention
 from .kernels import has_kernel
 from .lowering import TARGETS, lower
-from .processor import machine_name
+from .processor import machine_name, products_saturate
 from .session import Session
 from .session_settings import SessionSettings
 from .varlen_attention import AttentionKernel
@@ -18,5 +18,6 @@ __all__ = [
     "has_kernel",
     "lower",
     "machine_name",
+    "products_saturate",
     "time_attention",
 ]

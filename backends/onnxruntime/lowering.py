@@ -19,6 +19,11 @@ from dechaff.passes import Rewriter
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
 from .masked_varlen_attention import lower_masked_varlen_attention
 from .packing_kernels import lower_pack
+from .quantized_kernels import (
+    lower_quantize_per_tensor,
+    lower_quantize_per_token,
+    lower_quantized_matmul,
+)
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
 from .varlen_functions import LOWERED_DOMAIN
 
@@ -30,6 +35,9 @@ NodeLowering = Callable[[ir.Node, Rewriter], bool]
 
 _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
     "BiasGelu": lower_bias_gelu,
+    "QuantizePerTensor": lower_quantize_per_tensor,
+    "QuantizePerToken": lower_quantize_per_token,
+    "QuantizedMatMul": lower_quantized_matmul,
 }
 """To contrib operators; for the target ``cpu`` only."""
 

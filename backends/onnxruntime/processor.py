@@ -26,3 +26,15 @@ def _described() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def products_saturate() -> bool:
+    """Whether sums of products of unsigned and signed 8-bit integers may saturate.
+
+    Before VNNI, x86 adds two such products in 16 bits, which 255 * 127 * 2 exceeds; with weights of
+    7 bits it does not. An x86 processor whose flags are unknown is taken for such a one.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return False
+    flags = _described().get("flags", "").split()
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
