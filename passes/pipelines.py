@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .canonicalize import Canonicalize
 from .convert_precision import ConvertPrecision
+from .early_exit import EarlyExit
 from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
@@ -26,6 +27,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
+    EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,
     QuantizeDynamic,
