@@ -16,7 +16,6 @@ from dechaff.ir import (
     num_parameters,
 )
 from dechaff.passes import (
-    Numerics,
     Pass,
     PassContext,
     PassList,
@@ -42,7 +41,7 @@ from .report import Report, pass_notes
 from .settings import Config, Settings, resolve_settings
 from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
-from .verification import Reference, Verification, verify_result
+from .verification import Reference, Verification, verify_result, weakest_numerics
 from .versions import package_versions
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
@@ -290,14 +289,3 @@ class _Run:
             session=self._session,
             seconds=seconds,
         )
-
-
-def weakest_numerics(records: Sequence[PassRecord]) -> Numerics:
-    """The weakest promise among the passes that changed the graph.
-
-    Lowering and the runtime choose other kernels, so that it is never stronger than reassociation.
-    """
-    changed = {record.numerics for record in records if record.changed}
-    if Numerics.APPROXIMATE.value in changed:
-        return Numerics.APPROXIMATE
-    return Numerics.REASSOCIATES

@@ -28,6 +28,7 @@ from .quantized_kernels import (
 )
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
 from .varlen_functions import LOWERED_DOMAIN
+from .weight_kernels import lower_weight_product
 
 Target = Literal["cpu", "portable"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -91,6 +92,8 @@ def lower(
         row = rows.get(node.op_type) if node.domain == DOMAIN else None
         if row is not None:
             row(node, rewriter)
+        elif target == "cpu" and node.domain == "" and node.op_type == "MatMul":
+            lower_weight_product(node, rewriter)
     if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     _inline_dialect(lowered)
