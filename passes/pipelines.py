@@ -15,6 +15,7 @@ from .fuse_skip_normalization import FuseSkipNormalization
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
 from .quantize_dynamic import QuantizeDynamic
+from .quantize_static import QuantizeStatic
 from .quantize_weights import QuantizeWeights
 from .remove_padding import RemovePadding
 
@@ -31,6 +32,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseSkipNormalization,
     FuseBiasGelu,
     QuantizeDynamic,
+    QuantizeStatic,
     QuantizeWeights,
     ConvertPrecision,
 )

@@ -10,12 +10,11 @@ from dechaff.ir import DOMAIN, Module
 
 from .pass_base import Numerics, Pass
 from .quantization.dense_layers import DenseLayer, dense_layers
-from .quantization.rounding import round_columns
+from .quantization.rounding import bits_of_machine, round_columns
 from .rewriter import GraphBuilder, Rewriter
 
 _RULE = "quantize-dynamic"
 _QUANTIZERS = {"token": "QuantizePerToken", "tensor": "QuantizePerTensor"}
-_FULL_BITS, _SATURATION_FREE_BITS = 8, 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ class QuantizeDynamicOptions:
         """
         if self.activations not in _QUANTIZERS:
             raise ValueError(f"activations expects token or tensor, got {self.activations!r}")
-        if self.weight_bits not in (0, _SATURATION_FREE_BITS, _FULL_BITS):
+        if self.weight_bits not in (0, 7, 8):
             raise ValueError(f"weight_bits expects 0, 7 or 8, got {self.weight_bits}")
 
 
@@ -82,17 +81,13 @@ class QuantizeDynamic(Pass):
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Start from each product with a constant matrix."""
         quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
-        bits = self.options.weight_bits or _bits_of_this_machine(rewriter)
+        bits = bits_of_machine(self.options.weight_bits, rewriter.context)
         for layer in dense_layers(module, rewriter, _RULE, self.options.exclude):
             with rewriter.rewrite(_RULE, [layer.node]) as builder:
                 if layer.x not in quantized:
                     quantizer = _QUANTIZERS[self.options.activations]
                     quantized[layer.x] = _quantize(layer.x, quantizer, builder)
                 _multiply(layer, quantized[layer.x], bits, builder)
-
-
-def _bits_of_this_machine(rewriter: Rewriter) -> int:
-    return _SATURATION_FREE_BITS if rewriter.context.products_saturate else _FULL_BITS
 
 
 def _quantize(x: ir.Value, quantizer: str, builder: GraphBuilder) -> tuple[ir.Value, ...]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import onnx_ir as ir
 
 from dechaff.ir import Module
 
 from .pass_base import Numerics, Pass
 from .pass_context import ActivationWalk
-from .quantization.dense_layers import DenseLayer, Matrix, dense_layers
+from .quantization.dense_layers import DenseLayer, Matrix, dense_layers, layers_by_input
 from .quantization.gptq import Hessian, gptq
 from .quantization.grids import Grid
 from .quantization.rounding import Integers
@@ -75,9 +74,9 @@ class QuantizeWeights(Pass):
             y = MatMul (x, w)
         }
 
-    After::
+    After (the text form writes two int4 as the byte that they share, 7 and -3 as 0xD7)::
 
-        after (float[T,2] x) => (float[T,1] y) <int4[2,1] w = {7, -3}, float[1,1] scale = {1}>
+        after (float[T,2] x) => (float[T,1] y) <int4[2,1] w = {215}, float[1,1] scale = {1}>
         {
             restored = DequantizeLinear <axis = 0, block_size = 128> (w, scale)
             y = MatMul (x, restored)
@@ -101,7 +100,7 @@ class QuantizeWeights(Pass):
         walk = rewriter.context.calibration_for(f"{self.name}{{method=gptq}}").walk(module)
         errors = [
             pair
-            for readers in _by_input(layers)
+            for readers in layers_by_input(layers)
             for pair in self._optimize(readers, walk, rewriter)
         ]
         _note_gain(errors, rewriter)
@@ -162,14 +161,6 @@ class QuantizeWeights(Pass):
             if layer.bias is not None:
                 y = builder.op("Add", [y, layer.bias])
             builder.replace(layer.node.outputs[0], y)
-
-
-def _by_input(layers: Iterable[DenseLayer]) -> list[list[DenseLayer]]:
-    """Layers by the value that they read, in order of their first reader."""
-    groups: dict[ir.Value, list[DenseLayer]] = {}
-    for layer in layers:
-        groups.setdefault(layer.x, []).append(layer)
-    return list(groups.values())
 
 
 def _note_gain(errors: Sequence[tuple[float, float]], rewriter: Rewriter) -> None:

@@ -26,6 +26,7 @@ from .quantized_kernels import (
     lower_quantize_per_token,
     lower_quantized_matmul,
 )
+from .static_kernels import add_bias_in_product, lower_static_product
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
 from .varlen_functions import LOWERED_DOMAIN
 from .weight_kernels import lower_weight_product
@@ -45,6 +46,9 @@ _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
     "QuantizedMatMul": lower_quantized_matmul,
 }
 """To contrib operators; for the target ``cpu`` only."""
+
+_PRODUCT_LOWERINGS: tuple[NodeLowering, ...] = (lower_static_product, lower_weight_product)
+"""Of standard products with quantized operands, to contrib operators; for ``cpu`` only."""
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
     "MaskedVarlenAttention": lower_masked_varlen_attention,
@@ -93,7 +97,10 @@ def lower(
         if row is not None:
             row(node, rewriter)
         elif target == "cpu" and node.domain == "" and node.op_type == "MatMul":
-            lower_weight_product(node, rewriter)
+            any(lowering(node, rewriter) for lowering in _PRODUCT_LOWERINGS)
+    for node in list(lowered.nodes()) if target == "cpu" else ():
+        if node.domain == "" and node.op_type == "Add":
+            add_bias_in_product(node, rewriter)
     if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     _inline_dialect(lowered)

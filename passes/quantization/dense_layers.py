@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -112,3 +112,11 @@ def _reason_to_leave(layer: DenseLayer, patterns: list[str]) -> str | None:
     if not np.isfinite(matrix).all():
         return "its weights are not finite"
     return None
+
+
+def layers_by_input(layers: Iterable[DenseLayer]) -> list[list[DenseLayer]]:
+    """Layers by the value that they read, in order of their first reader."""
+    groups: dict[ir.Value, list[DenseLayer]] = {}
+    for layer in layers:
+        groups.setdefault(layer.x, []).append(layer)
+    return list(groups.values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dechaff.passes.pass_context import PassContext
+
 from .dense_layers import Matrix
 
 Scales = npt.NDArray[np.float32]
@@ -31,3 +33,10 @@ def round_columns(matrix: Matrix, bits: int) -> tuple[Integers, Scales]:
     scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
     integers = np.rint(matrix / scale).clip(-levels, levels)
     return integers.astype(np.int8), scale
+
+
+def bits_of_machine(asked: int, context: PassContext) -> int:
+    """Bits of weights in products with unsigned 8-bit integers: as asked, or all that are safe."""
+    if asked:
+        return asked
+    return 7 if context.products_saturate else 8
