@@ -13,7 +13,17 @@ import click
 from dechaff import __version__
 
 from .command_line_checks import bisect, verify
-from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
+from .command_line_inspect import inspect
+from .command_line_options import (
+    DEBUG,
+    ISOLATE,
+    calibration_options,
+    debug_option,
+    isolation_options,
+    read_inputs,
+    show,
+)
+from .command_line_search import search_options
 from .explain_command import explain
 from .view_command import view
 
@@ -92,8 +102,6 @@ def cli() -> None:
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs to verify on, by name.")
-@click.option("--calibration", metavar="PATH", help="Typical inputs: .npz, a folder of them, text.")
-@click.option("--tokenizer", metavar="FILE", help="The tokenizer.json for calibration text.")
 @click.option("--require", multiple=True, metavar="PASS", help="Fail unless this pass applies.")
 @click.option("--report", "report_path", metavar="R.json", help="Write the report; - is stdout.")
 @click.option("--trace", "trace_path", metavar="T.dechaff", help="Write a trace for 'view'.")
@@ -103,6 +111,8 @@ def cli() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
 @isolation_options
+@search_options
+@calibration_options
 @debug_option
 def optimize(
     source: str | None,
@@ -111,8 +121,7 @@ def optimize(
     output_path: str | None,
     report_path: str | None,
     inputs_path: str | None,
-    calibration: str | None,
-    tokenizer: str | None,
+    calibration: dict[str, Any],
     trace_path: str | None,
     snapshots: str | None,
     require: tuple[str, ...],
@@ -123,11 +132,15 @@ def optimize(
     quiet: bool,
     verbose: bool,
     config: str | None,
+    search: dict[str, Any],
+    plot_path: str | None,
     **settings: str | None,
 ) -> None:
-    """Optimize an ONNX model.
+    """Optimize an ONNX model; with --metric, as far as a metric on data allows.
 
     Example: dechaff optimize model.onnx -o faster.onnx --require remove-padding
+
+    Example: dechaff optimize model.onnx -o faster.onnx --metric accuracy --data dev.npz
     """
     from dechaff import SessionSettings
     from dechaff import optimize as optimize_model
@@ -136,11 +149,11 @@ def optimize(
         source, destination = None, source  # -i IN.onnx OUT.onnx
     model_path = _one_of("input", source, input_path)
     result_path = _one_of("output", destination, output_path)
-    _check_paths(model_path, result_path, report_path, trace_path)
+    _check_paths(model_path, result_path, report_path, trace_path, plot_path)
     merged = _merge_settings(config, settings)
     if no_cache:
         merged["cache"] = False
-    _check_required(require, merged.get("passes", "default"))
+    _check_required(require, merged.get("passes", "approximate" if search else "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
         model_path,
@@ -150,8 +163,8 @@ def optimize(
         trace=trace_path,
         snapshots=snapshots,
         session=SessionSettings(threads),
-        calibration=calibration,
-        tokenizer=tokenizer,
+        **calibration,
+        **search,
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one
@@ -159,6 +172,8 @@ def optimize(
     optimized.save(result_path, external_data=save_as_external_data or None, opset=opset)
     if report_path is not None:
         _write_report(report, report_path)
+    if plot_path is not None and report.search is not None:
+        report.search.plot(plot_path)
     _show(report, to_stderr=report_path == "-", quiet=quiet, verbose=verbose)
     if not quiet:
         click.echo(f"wrote {result_path}", err=report_path == "-")
@@ -182,26 +197,7 @@ def passes(as_json: bool) -> None:
         click.echo(line)
 
 
-@cli.command()
-@click.argument("source", metavar="IN.onnx")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@isolation_options
-@debug_option
-def inspect(source: str, as_json: bool) -> None:
-    """Show what a model contains, and which attention the passes find.
-
-    Example: dechaff inspect model.onnx --json
-    """
-    from .inspection import inspect_module
-    from .model_import import import_model
-
-    found = inspect_module(import_model(source))
-    if as_json:
-        click.echo(found.to_json())
-    else:
-        show(found)
-
-
+cli.add_command(inspect)
 cli.add_command(view)
 cli.add_command(explain)
 

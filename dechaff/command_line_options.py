@@ -79,12 +79,26 @@ def isolation_options(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+def calibration_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--calibration`` and ``--tokenizer``; the command gets them as one ``calibration``."""
+
+    @functools.wraps(command)
+    def gathered(calibration: str | None, tokenizer: str | None, **given: Any) -> None:
+        command(calibration={"calibration": calibration, "tokenizer": tokenizer}, **given)
+
+    text = "Typical inputs, for passes that measure: .npz, a folder of them, or text."
+    path = click.option("--calibration", metavar="PATH", help=text)
+    file = click.option("--tokenizer", metavar="FILE", help="tokenizer.json for calibration text.")
+    return path(file(gathered))
+
+
 def _limits(max_memory: float | None, max_seconds: float, given: dict[str, Any]) -> Limits:
     """What was asked for; inputs of the caller's own are trusted to take what they need."""
     if max_memory is not None and 0 < max_memory < _LEAST_MEMORY:
         raise click.UsageError(f"--max-memory: the libraries alone take {_LEAST_MEMORY} GiB.")
     memory = None if max_memory is None else int(max_memory * 2**30) or None
-    if max_memory is None and given.get("inputs_path") is None:
+    own_data = [given.get(name) for name in ("inputs_path", "data_path")]
+    if max_memory is None and not any(own_data):
         memory = memory_limit(_existing_files(given))
     debug = click.get_current_context().find_root().meta.get(DEBUG, False)
     return Limits(memory, max_seconds or None, show_crash=debug)

@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from dechaff.backends import SessionSettings, lower, products_saturate
-from dechaff.ir import (
-    DechaffError,
-    Module,
-    VerificationFailedError,
-    num_parameters,
-)
+from dechaff.backends import SessionSettings
 from dechaff.passes import (
-    Pass,
-    PassContext,
     PassList,
-    PassObserver,
-    PassRecord,
-    measure,
     parse_pass_list,
-    run_passes,
 )
 
-from .attention_choice import choose_attention
-from .bisection import bisect_command
-from .calibration import Calibration, CalibrationSource, load_calibration
-from .fault_search import find_fault
-from .input_generation import InputCase, generate_inputs
-from .judges import NumbersJudge
+from .calibration import CalibrationSource, load_calibration
 from .model_import import example_case, import_model
-from .nominal_sizes import nominal_batch, nominal_sizes, used_sizes
+from .optimization_run import OptimizationRun
 from .optimized_model import OptimizedModel
-from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
-from .report import Report, pass_notes
-from .settings import Config, Settings, resolve_settings
+from .search import MetricFunction, SearchResult, drive, make_request, searched_passes
+from .settings import Config, resolve_settings
 from .snapshots import SnapshotWriter
-from .trace import TraceRecorder, tracing
-from .verification import Reference, Verification, verify_result, weakest_numerics
-from .versions import package_versions
-
-_CULPRIT_SEARCH_PARAMETERS = 500_000_000
-"""Largest model whose failed verification is traced to a pass by running passes one at a time."""
+from .trace import tracing
 
 
 def optimize(
@@ -63,8 +39,15 @@ def optimize(
     session: SessionSettings | None = None,
     calibration: CalibrationSource | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
+    metric: str | MetricFunction | None = None,
+    data: Iterable[Any] | None = None,
+    max_drop: float = 0.01,
+    budget: str | float = "10min",
+    mode: str = "speed",
+    seed: int = 0,
+    search_folder: str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
-    """Make a model faster without changing its answers.
+    """Make a model faster without changing its answers, or, with a metric, as far as that allows.
 
     Args:
         model: a ``torch.nn.Module``, ``ExportedProgram`` or ``GraphModule``; the path of an ONNX
@@ -92,6 +75,17 @@ def optimize(
             ``.npz`` file or a folder of them, or a file of text; see
             :func:`dechaff.calibration.load_calibration`.
         tokenizer: for calibration text, a ``tokenizer.json``.
+        metric: ``accuracy``, ``f1``, ``spearman``, ``cosine`` (to the original; needs no labels),
+            or ``fn(outputs, batch) -> float``, greater is better, where outputs maps names to
+            arrays. With it, approximate passes are searched (see :mod:`dechaff.search`).
+        data: batches for the metric, each a mapping from input names, and ``labels``, to arrays.
+            A third of them is held out from the search, for the report.
+        max_drop: how far the metric may fall, in its own units.
+        budget: time for the search, such as ``"10min"``.
+        mode: ``speed`` or ``size`` give up as much of the metric as ``max_drop`` allows;
+            ``accuracy`` keeps only what does not hurt.
+        seed: which batches are held out, and in what order the others are run.
+        search_folder: where the search writes what it found; the same call goes on from there.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -105,17 +99,26 @@ def optimize(
     """
     started = time.perf_counter()
     settings = resolve_settings(config, target=target, passes=passes, verify=verify, cache=cache)
-    chosen = parse_pass_list(settings.passes)
+    request = make_request(
+        metric, data, max_drop=max_drop, budget=budget, mode=mode, seed=seed, folder=search_folder
+    )
+    listed = settings.passes if request is None else searched_passes(settings.passes)
+    chosen = parse_pass_list(listed)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
         steps = StepCounter(report_step, len(chosen) + 4)
         steps.step("capture")
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
+        found: SearchResult | None = None
+        if request is not None:
+            threads = session or SessionSettings()
+            found = drive(module, chosen, request, settings, threads, report_step)
+            chosen = list(found.passes)
         writer = SnapshotWriter(snapshots) if snapshots is not None else None
         calibrated = (
             None if calibration is None else load_calibration(module, calibration, tokenizer)
         )
-        run = _Run(
+        run = OptimizationRun(
             module,
             example,
             chosen,
@@ -129,7 +132,7 @@ def optimize(
         )
         optimized = run.execute()
         steps.finish()
-        report = run.report(time.perf_counter() - started)
+        report = run.report(time.perf_counter() - started, found)
         if recorder is not None:
             recorder.finished(report)
     return OptimizedModel(optimized, report, session)
@@ -138,154 +141,3 @@ def optimize(
 def _place(model: Any) -> str:
     """What the user calls the model on the command line."""
     return os.fspath(model) if isinstance(model, (str, os.PathLike)) else "MODEL.onnx"
-
-
-class _Run:
-    """One optimization: its steps, and what they found."""
-
-    def __init__(
-        self,
-        module: Module,
-        example: InputCase | None,
-        passes: Sequence[Pass],
-        settings: Settings,
-        steps: StepCounter,
-        place: str,
-        recorder: TraceRecorder | None = None,
-        session: SessionSettings | None = None,
-        snapshots: SnapshotWriter | None = None,
-        calibration: Calibration | None = None,
-    ) -> None:
-        self._place = place
-        self._original = module.clone()
-        self._module = module
-        self._example = example
-        self._passes = passes
-        self._settings = settings
-        self._steps = steps
-        self._recorder = recorder
-        self._snapshots = snapshots
-        self._calibration = calibration
-        self._session = session or SessionSettings()
-        self._records: list[PassRecord] = []
-        self._verification = Verification(settings.verify, reason="verification is off")
-        self._lowered_ops: Counter[str] = Counter()
-        self._has_attention = False
-        self._choices: list[str] = []
-
-    def execute(self) -> Module:
-        reference = self._reference()
-        observers = [self._steps, *self._observers(reference)]
-        optimized, self._records = run_passes(
-            self._module, self._passes, observers, context=self._context()
-        )
-        self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
-        self._steps.step(f"lower for {self._settings.target}")
-        started = time.perf_counter()
-        lowered = self._lower(optimized)
-        if self._recorder is not None:
-            self._recorder.lowered(optimized, lowered, time.perf_counter() - started)
-        if self._snapshots is not None:
-            self._snapshots.lowered(lowered)
-        self._lowered_ops = Counter(node.op_type for node in lowered.graph)
-        self._steps.step("verify")
-        if reference is not None:
-            self._verify(reference, lowered)
-        return lowered
-
-    def _context(self) -> PassContext:
-        return PassContext(self._calibration, products_saturate())
-
-    def _lower(self, optimized: Module) -> Module:
-        if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
-            return lower(optimized, self._settings.target)
-        example = None if self._example is None else self._example.inputs
-        batch, sequence = nominal_batch(self._original, example)
-        threads, use_cache = self._session.num_threads, self._settings.cache
-        choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
-        if choice is None:
-            return lower(optimized, self._settings.target)
-        self._choices.append(choice.reason)
-        return lower(optimized, self._settings.target, attention=choice.kernel)
-
-    def _observers(self, reference: Reference | None) -> list[PassObserver]:
-        """Who checks each pass, and who records it; the check comes first."""
-        each = self._settings.verify == "each"
-        checker = PassChecker(reference) if each and reference is not None else None
-        if self._recorder is not None:
-            self._recorder.checker = checker
-        observers = (checker, self._recorder, self._snapshots)
-        return [observer for observer in observers if observer is not None]
-
-    def _reference(self) -> Reference | None:
-        if self._settings.verify == "off":
-            return None
-        self._steps.step("run the original")
-        given = [self._example] if self._example is not None else []
-        return Reference(self._original, given + generate_inputs(self._original), self._session)
-
-    def _verify(self, reference: Reference, lowered: Module) -> None:
-        numerics = weakest_numerics(self._records)
-        try:
-            self._verification = verify_result(reference, lowered, numerics, self._settings.verify)
-            problem = self._verification.problem
-        except VerificationFailedError as error:
-            problem = str(error)
-        if problem is not None:
-            if self._recorder is not None:
-                self._recorder.differs(lowered, reference, self._verification.outputs)
-            raise VerificationFailedError(self._failure_text(reference, problem))
-
-    def _failure_text(self, reference: Reference, problem: str) -> str:
-        return "; ".join(
-            filter(None, [f"{self._original.source}: {problem}", self._blame(reference)])
-        )
-
-    def _blame(self, reference: Reference) -> str | None:
-        """What is at fault: a pass, found by checking after each one, or the lowering."""
-        lowering = f"no pass is at fault, the lowering for target {self._settings.target} is"
-        advice = 'verify="each" leaves out a pass whose numbers are wrong'
-        if num_parameters(self._original) > _CULPRIT_SEARCH_PARAMETERS:
-            return f"{self._how_to_search()}; {advice}"
-        try:
-            fault = find_fault(self._original, self._passes, NumbersJudge(reference))
-        except DechaffError:
-            return advice
-        if fault is None:
-            return lowering
-        return f"the pass at fault is {fault}; {self._how_to_search()}; {advice}"
-
-    def _how_to_search(self) -> str:
-        command = bisect_command(self._place, self._settings.passes)
-        return f"for a small repro: {command}"
-
-    def report(self, seconds: float) -> Report:
-        """What the run did; call after :meth:`execute`."""
-        records = tuple(self._records)
-        warnings = [
-            f"pass {record.name} was left out, its numbers are wrong: {record.undone}"
-            for record in records
-            if record.undone is not None
-        ]
-        if self._verification.reason is not None and self._settings.verify != "off":
-            warnings.append(f"not verified: {self._verification.reason}")
-        notes = [*pass_notes(records), *self._choices]
-        if not self._has_attention:
-            notes.append("the model has no attention that dechaff recognizes")
-        example = None if self._example is None else self._example.inputs
-        return Report(
-            source=self._original.source,
-            target=self._settings.target,
-            records=records,
-            sizes=used_sizes(
-                nominal_sizes(self._original, example),
-                [measure(self._original), *(record.after for record in records)],
-            ),
-            verification=self._verification,
-            lowered_ops=self._lowered_ops,
-            notes=tuple(notes),
-            warnings=tuple(warnings),
-            versions=package_versions(),
-            session=self._session,
-            seconds=seconds,
-        )

@@ -1,5 +1,6 @@
 """Rewrites of the graph: one rewrite, one file; ``pipelines`` alone knows their order."""
 
+from .approximation import Approximation, Calibration, Edit
 from .pass_base import NoOptions, Numerics, Pass
 from .pass_context import ActivationWalk, CalibrationData, PassContext
 from .pass_list import PassList, parse_pass_list, pass_by_name
@@ -8,6 +9,7 @@ from .pass_manager import (
     PassFailedError,
     PassObserver,
     PassRecord,
+    apply_pass,
     measure,
     run_passes,
     tidy,
@@ -20,7 +22,10 @@ __all__ = [
     "PASSES",
     "PIPELINES",
     "ActivationWalk",
+    "Approximation",
+    "Calibration",
     "CalibrationData",
+    "Edit",
     "GraphBuilder",
     "GraphSize",
     "Miss",
@@ -34,6 +39,7 @@ __all__ = [
     "PassRecord",
     "Rewrite",
     "Rewriter",
+    "apply_pass",
     "measure",
     "parse_pass_list",
     "pass_by_name",

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 from dechaff.ir import Module
 
+from .approximation import Approximation, Calibration, Edit
 from .exits.exit_builder import ExitBuilder
 from .exits.exit_options import EarlyExitOptions
 from .exits.exit_plan import plan_exits, reason_against
 from .exits.row_flow import RowFlow
 from .exits.skip_normalizations import split_skip_normalizations
 from .exits.stacks import Stack, find_stacks
-from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
 
 __all__ = ["EarlyExit", "EarlyExitOptions"]
 
+_TRIED_THRESHOLDS = {
+    "similarity": (0.9, 0.95, 0.97, 0.98, 0.99, 0.995),
+    "entropy": (0.65, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05),
+    "gap": (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95),
+    "patience": (1, 2, 3, 4),
+}
+"""Thresholds for all exits alike that a search tries, those that save most first."""
 
-class EarlyExit(Pass):
+
+class EarlyExit(Approximation):
     """Let rows leave a stack of layers early, each by itself.
 
     After each chosen layer a test decides for each row whether its answer is good enough. A row
@@ -82,9 +93,9 @@ class EarlyExit(Pass):
     """
 
     name = "early-exit"
-    numerics = Numerics.APPROXIMATE
     after = ("fuse-attention", "remove-padding", "fold-attention-bias")
     options_type = EarlyExitOptions
+    levels = ("thresholds",)
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Find the stacks, and build the exits of those asked for."""
@@ -93,6 +104,13 @@ class EarlyExit(Pass):
         for stack in find_stacks(module.graph, rewriter):
             if self.options.stack in ("all", stack.name):
                 self._insert(stack, flow, module, rewriter)
+
+    def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
+        """Thresholds for the exits that the options name; none where they name thresholds too."""
+        if self.options.threshold != "never":
+            return []
+        tried = _TRIED_THRESHOLDS[self.options.criterion]
+        return [_threshold_edit(self.options.criterion, value) for value in tried]
 
     def _insert(self, stack: Stack, flow: RowFlow, module: Module, rewriter: Rewriter) -> None:
         refusal = reason_against(stack, flow, module, self.options)
@@ -108,3 +126,10 @@ class EarlyExit(Pass):
             f"{', '.join(map(str, plan.layers))} of {len(stack.boundaries)} by "
             f"{self.options.criterion}; the thresholds are the input {plan.thresholds.name!r}"
         )
+
+
+def _threshold_edit(criterion: str, value: float) -> Edit:
+    def change(options: EarlyExitOptions) -> EarlyExitOptions:
+        return dataclasses.replace(options, threshold=str(value))
+
+    return Edit(f"{criterion} {value}", 0, change, place="thresholds")

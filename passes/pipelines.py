@@ -14,6 +14,7 @@ from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
+from .prune import Prune
 from .quantize_dynamic import QuantizeDynamic
 from .quantize_static import QuantizeStatic
 from .quantize_weights import QuantizeWeights
@@ -25,6 +26,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseGelu,
     FuseLayerNormalization,
     FuseAttention,
+    Prune,
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
@@ -51,9 +53,23 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
         FuseSkipNormalization,
         FuseBiasGelu,
     ),
+    "approximate": (
+        Canonicalize,
+        FoldConstants,
+        FuseGelu,
+        FuseLayerNormalization,
+        FuseAttention,
+        Prune,
+        RemovePadding,
+        FoldAttentionBias,
+        EarlyExit,
+        FuseSkipNormalization,
+        FuseBiasGelu,
+    ),
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
+``approximate`` adds, each in its place, the passes that a search over the user's metric drives.
 
-``merge-qkv`` is not in it: on CPU three products are as fast as one, and the split of the one costs
-what the two kernel starts saved.
+``merge-qkv`` is in neither: on CPU three products are as fast as one, and the split of the one
+costs what the two kernel starts saved.
 """

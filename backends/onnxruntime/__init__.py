@@ -2,6 +2,7 @@
 
 from .attention_timing import AttentionSizes, attention_sizes, time_attention
 from .kernels import has_kernel
+from .low_bit_kernels import LowBitKernel, low_bit_kernels
 from .lowering import TARGETS, lower
 from .processor import machine_name, products_saturate
 from .session import Session
@@ -12,10 +13,12 @@ __all__ = [
     "TARGETS",
     "AttentionKernel",
     "AttentionSizes",
+    "LowBitKernel",
     "Session",
     "SessionSettings",
     "attention_sizes",
     "has_kernel",
+    "low_bit_kernels",
     "lower",
     "machine_name",
     "products_saturate",

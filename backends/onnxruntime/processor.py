@@ -6,6 +6,10 @@ import hashlib
 import platform
 from pathlib import Path
 
+_INTEGER_INSTRUCTIONS = frozenset(
+    {"amx_int8", "asimddp", "avx2", "avx512_vnni", "avx512bw", "avx_vnni", "avx_vnni_int8", "i8mm"}
+)
+
 
 def machine_name() -> str:
     """The processor's model, with a digest of its instruction sets where the system lists them.
@@ -36,5 +40,11 @@ def products_saturate() -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
         return False
-    flags = _described().get("flags", "").split()
-    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+    return not {"avx512_vnni", "avx_vnni"} & instruction_sets()
+
+
+def instruction_sets() -> set[str]:
+    """The processor's instructions for products of integers, as the system names them."""
+    described = _described()
+    flags = described.get("flags") or described.get("Features") or ""
+    return set(flags.split()) & _INTEGER_INSTRUCTIONS

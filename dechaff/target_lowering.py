@@ -1,0 +1,43 @@
+"""From a module that the passes are done with to one that a runtime runs, for one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dechaff.backends import SessionSettings, lower
+from dechaff.ir import Module
+
+from .arrays import Array
+from .attention_choice import choose_attention
+from .nominal_sizes import nominal_batch
+
+
+def lower_for_target(
+    optimized: Module,
+    original: Module,
+    target: str,
+    example: Mapping[str, Array] | None,
+    session: SessionSettings,
+    *,
+    use_cache: bool,
+) -> tuple[Module, str | None]:
+    """Lower a module, with the attention kernel that this machine runs faster.
+
+    Args:
+        optimized: the module after all passes.
+        original: the module before them; its inputs tell the sizes to time kernels at.
+        target: ``cpu`` or ``portable``; the latter may run anywhere, and nothing is measured.
+        example: typical inputs.
+        session: threads that it will run on.
+        use_cache: whether times measured earlier on this machine will do.
+
+    Returns:
+        The lowered module, and a line on the choice of a kernel where there was one.
+    """
+    if target != "cpu":
+        return lower(optimized, target), None
+    batch, sequence = nominal_batch(original, example)
+    choice = choose_attention(optimized, batch, sequence, session.num_threads, use_cache=use_cache)
+    if choice is None:
+        return lower(optimized, target), None
+    return lower(optimized, target, attention=choice.kernel), choice.reason
