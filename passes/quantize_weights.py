@@ -12,7 +12,7 @@ from dechaff.ir import Module
 from .pass_base import Numerics, Pass
 from .pass_context import ActivationWalk
 from .quantization.dense_layers import DenseLayer, Matrix, dense_layers, layers_by_input
-from .quantization.gptq import Hessian, gptq
+from .quantization.gptq import Hessian, Rounder
 from .quantization.grids import Grid
 from .quantization.rounding import Integers
 from .quantization.storage import packed_int4, plain
@@ -22,6 +22,8 @@ _RULE = "quantize-weights"
 _METHODS = ("rtn", "gptq")
 _GROUPS = (0, 16, 32, 64, 128, 256)
 _BITS = (2, 3, 4, 8)
+_COLUMNS = 4096
+"""Output channels that GPTQ takes at a time: a bound on memory for wide layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,39 +115,34 @@ class QuantizeWeights(Pass):
         hessian = Hessian(layers[0].sizes[0])
         for batch in walk.advance([x]):
             hessian.add(batch[x.name or ""])
+        rounder = self._rounder(hessian, layers, rewriter)
         errors: list[tuple[float, float]] = []
         for layer in layers:
             matrix = layer.matrix()
             grid = Grid.of(matrix, self.options.bits, self.options.group)
-            integers, pair = self._choose(layer, matrix, grid, hessian, rewriter)
-            errors.append(pair)
+            integers = np.empty(matrix.shape, np.int8)
+            for start in range(0, matrix.shape[1], _COLUMNS):
+                part = slice(start, start + _COLUMNS)
+                columns = np.ascontiguousarray(matrix[:, part])
+                integers[:, part], pair = _choose(columns, grid.columns(part), hessian, rounder)
+                errors.append(pair)
             self._store(layer, grid, integers, rewriter)
         return errors
 
-    def _choose(
-        self, layer: DenseLayer, matrix: Matrix, grid: Grid, hessian: Hessian, rewriter: Rewriter
-    ) -> tuple[Integers, tuple[float, float]]:
-        rounded = grid.round(matrix)
-        rounding_error = hessian.error(grid.restore(rounded) - matrix)
-        if hessian.tokens == 0 or not np.isfinite(rounding_error):
-            rewriter.miss(_RULE, layer.node, "its activations are not finite: it is rounded")
-            return rounded, (0.0, 0.0)
-        options = self.options
-        try:
-            chosen = gptq(
-                matrix,
-                grid,
-                hessian.matrix(),
-                damping=options.damping,
-                act_order=options.act_order,
-            )
-        except np.linalg.LinAlgError as error:
-            rewriter.miss(_RULE, layer.node, f"{error}: it is rounded")
-            return rounded, (rounding_error, rounding_error)
-        chosen_error = hessian.error(grid.restore(chosen) - matrix)
-        if not chosen_error < rounding_error:
-            return rounded, (rounding_error, rounding_error)
-        return chosen, (rounding_error, chosen_error)
+    def _rounder(
+        self, hessian: Hessian, layers: Sequence[DenseLayer], rewriter: Rewriter
+    ) -> Rounder | None:
+        """What rounds by the activations; None if these are of no use, and why is told."""
+        reason = "its activations on the calibration data are not finite"
+        if np.isfinite(hessian.sum).all():
+            options = self.options
+            try:
+                return Rounder(hessian, damping=options.damping, act_order=options.act_order)
+            except np.linalg.LinAlgError as error:
+                reason = str(error)
+        for layer in layers:
+            rewriter.miss(_RULE, layer.node, f"{reason}: it is rounded to nearest")
+        return None
 
     def _store(self, layer: DenseLayer, grid: Grid, integers: Integers, rewriter: Rewriter) -> None:
         """A layer that multiplies with what the integers stand for."""
@@ -163,6 +160,21 @@ class QuantizeWeights(Pass):
             builder.replace(layer.node.outputs[0], y)
 
 
+def _choose(
+    matrix: Matrix, grid: Grid, hessian: Hessian, rounder: Rounder | None
+) -> tuple[Integers, tuple[float, float]]:
+    """The better of GPTQ and rounding to nearest, and the errors of rounding and of the better."""
+    rounded = grid.round(matrix)
+    if rounder is None:
+        return rounded, (0.0, 0.0)
+    rounding_error = hessian.error(grid.restore(rounded) - matrix)
+    chosen = rounder.round(matrix, grid)
+    chosen_error = hessian.error(grid.restore(chosen) - matrix)
+    if not chosen_error < rounding_error:
+        return rounded, (rounding_error, rounding_error)
+    return chosen, (rounding_error, chosen_error)
+
+
 def _note_gain(errors: Sequence[tuple[float, float]], rewriter: Rewriter) -> None:
     shares = sorted((after / before) ** 0.5 for before, after in errors if before > 0)
     if not shares:
@@ -170,6 +182,6 @@ def _note_gain(errors: Sequence[tuple[float, float]], rewriter: Rewriter) -> Non
     median = shares[len(shares) // 2]
     rewriter.note(
         f"{_RULE}: GPTQ leaves {median:.0%} of the output error of rounding to nearest "
-        f"(median of {len(shares)} layers on the calibration data; "
+        f"(median over layers on the calibration data; "
         f"best {shares[0]:.0%}, worst {shares[-1]:.0%})"
     )

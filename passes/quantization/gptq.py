@@ -22,63 +22,69 @@ Square = npt.NDArray[np.float32]
 
 
 class Hessian:
-    """Second moments of a layer's activations, ``2/n * sum of x xᵀ``, over batches.
+    """Second moments of a layer's activations, ``sum of x xᵀ``, over batches.
+
+    GPTQ asks for their shape only: a factor on all of them, such as the paper's 2/n, changes
+    nothing.
 
     Attributes:
+        sum: float32[features, features].
         tokens: how many tokens there were.
     """
 
     def __init__(self, features: int) -> None:
-        self._sum = np.zeros((features, features), np.float32)
+        self.sum = np.zeros((features, features), np.float32)
         self.tokens = 0
 
     def add(self, activations: npt.NDArray[np.float32]) -> None:
         """Take the activations of a batch, float32[..., features]."""
         rows = activations.reshape(-1, activations.shape[-1])
-        self._sum += rows.T @ rows
+        self.sum += rows.T @ rows
         self.tokens += len(rows)
 
-    def matrix(self) -> Square:
-        """float32[features, features]."""
-        return self._sum * np.float32(2 / max(self.tokens, 1))
-
     def error(self, difference: Matrix) -> float:
-        """Mean squared norm that a difference of weights, float32[K, N], makes in the output."""
-        half = self._sum / np.float32(max(self.tokens, 1))
-        return float(np.einsum("kn,kn->", half @ difference, difference, dtype=np.float64))
+        """Squared norm that a difference of weights, float32[K, N], makes in all outputs."""
+        return float(np.einsum("kn,kn->", self.sum @ difference, difference, dtype=np.float64))
 
 
-def gptq(
-    matrix: Matrix, grid: Grid, hessian: Square, *, damping: float, act_order: bool
-) -> Integers:
-    """Integers of a grid for a layer's weights.
+class Rounder:
+    """Rounds the weights of layers that read the same activations.
 
-    Args:
-        matrix: float32[K, N], K features in.
-        grid: what the integers stand for; it is not changed.
-        hessian: float32[K, K]; see :class:`Hessian`.
-        damping: share of the mean of the diagonal that is added to the diagonal.
-        act_order: round features of large activations first.
-
-    Returns:
-        int8[K, N].
+    The factorization is made once; output channels do not depend on each other, so that a wide
+    layer may come in parts.
     """
-    diagonal = hessian.diagonal()
-    order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(len(matrix))
-    weights = np.ascontiguousarray(matrix[order], dtype=np.float32)
-    dead = diagonal[order] == 0
-    weights[dead] = 0
-    upper = _inverse_factor(hessian[np.ix_(order, order)], dead, damping)
-    scales = grid.scale_of_rows(len(matrix))
-    scales = np.broadcast_to(scales, matrix.shape)[order]
-    integers = np.empty(matrix.shape, np.int8)
-    for start in range(0, len(weights), _BLOCK):
-        end = min(start + _BLOCK, len(weights))
-        errors = _round_block(weights, integers, scales, upper, grid, start, end)
-        weights[end:] -= upper[start:end, end:].T @ errors
-    restored = np.empty_like(integers)
-    restored[order] = integers
-    return restored
+
+    def __init__(self, hessian: Hessian, *, damping: float, act_order: bool) -> None:
+        """Factorize.
+
+        Args:
+            hessian: second moments of the activations.
+            damping: share of the mean of the diagonal that is added to the diagonal.
+            act_order: round features of large activations first.
+
+        Raises:
+            numpy.linalg.LinAlgError: the moments cannot be factorized even with more damping.
+        """
+        diagonal = hessian.sum.diagonal()
+        features = len(diagonal)
+        self._order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(features)
+        self._dead = diagonal[self._order] == 0
+        permuted = hessian.sum[np.ix_(self._order, self._order)]
+        self._upper = _inverse_factor(permuted, self._dead, damping)
+
+    def round(self, matrix: Matrix, grid: Grid) -> Integers:
+        """Integers of a grid, int8[K, N], for weights float32[K, N]; neither is changed."""
+        weights = np.ascontiguousarray(matrix[self._order], dtype=np.float32)
+        weights[self._dead] = 0
+        scales = np.broadcast_to(grid.scale_of_rows(len(matrix)), matrix.shape)[self._order]
+        integers = np.empty(matrix.shape, np.int8)
+        for start in range(0, len(weights), _BLOCK):
+            end = min(start + _BLOCK, len(weights))
+            errors = _round_block(weights, integers, scales, self._upper, grid, start, end)
+            weights[end:] -= self._upper[start:end, end:].T @ errors
+        restored = np.empty_like(integers)
+        restored[self._order] = integers
+        return restored
 
 
 def _round_block(

@@ -45,6 +45,10 @@ class Grid:
             scale = largest / np.float32((1 << (bits - 1)) - 1)
         return cls(bits, group, np.where(largest > 0, scale, 1).astype(np.float32))
 
+    def columns(self, chosen: slice) -> Grid:
+        """The grid of some output channels."""
+        return dataclasses.replace(self, scale=self.scale[:, chosen])
+
     @property
     def bounds(self) -> tuple[int, int]:
         """The smallest and the largest integer."""

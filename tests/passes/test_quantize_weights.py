@@ -7,7 +7,7 @@ from dechaff.backends import TARGETS, Session, lower
 from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError
 from dechaff.passes import PassContext, PassRecord, run_passes
-from dechaff.passes.quantization.gptq import Hessian, gptq
+from dechaff.passes.quantization.gptq import Hessian, Rounder
 from dechaff.passes.quantization.grids import Grid
 from dechaff.passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
 from tests.model_runner import Array
@@ -104,7 +104,7 @@ def test_gptq_beats_rounding_to_nearest_on_the_calibration_data(bits: int, act_o
     for batch in np.split(x, 4):
         hessian.add(batch)
     grid = Grid.of(matrix, bits, 128)
-    chosen = gptq(matrix, grid, hessian.matrix(), damping=0.01, act_order=act_order)
+    chosen = Rounder(hessian, damping=0.01, act_order=act_order).round(matrix, grid)
     rounded = grid.restore(grid.round(matrix))
     errors = [np.linalg.norm(x @ (w - matrix)) for w in (grid.restore(chosen), rounded)]
     assert errors[0] < GAIN * errors[1]
