@@ -94,7 +94,7 @@ def _nncf(task: Task) -> Runner:
             subset_size=_CALIBRATION_BATCHES,
         )
         openvino.save_model(quantized, path, compress_to_fp16=False)
-    hint, run = best_requests(path, task.inputs, task.threads)
+    hint, run = best_requests(path, task.inputs, task.threads, {})
     return Runner(run, join_rows, f"{hint.lower()} hint")
 
 

@@ -25,12 +25,14 @@ from .command_line_options import (
 )
 from .command_line_search import search_options
 from .explain_command import explain
+from .isolation import memory_text
 from .view_command import view
 
 if TYPE_CHECKING:
     from .report import Report
 
 _UNEXPECTED = 1
+_INTERRUPTED = 130
 
 
 class _Commands(click.Group):
@@ -50,10 +52,10 @@ class _Commands(click.Group):
 
 
 def _line_and_code(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt):  # first: modules half loaded cannot be loaded again
+        return "dechaff: interrupted", _INTERRUPTED
     from dechaff.ir import DechaffError, ExitCode
 
-    if isinstance(error, KeyboardInterrupt):
-        return "dechaff: interrupted", ExitCode.INTERRUPTED
     if isinstance(error, DechaffError):
         return f"dechaff: error: {error}", int(error.exit_code)
     if isinstance(error, click.UsageError):
@@ -62,7 +64,7 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return f"dechaff: error: {error.format_message()}", error.exit_code
     if isinstance(error, MemoryError):
-        return "dechaff: error: out of memory (see --max-memory)", ExitCode.CRASHED
+        return f"dechaff: error: {memory_text(error)}", ExitCode.CRASHED
     text = " ".join(str(error).split()) or "no message"
     return (
         f"dechaff: error: unexpected {type(error).__name__}: {text} "
@@ -96,7 +98,7 @@ def cli() -> None:
 @click.option("-i", "--input", "input_path", metavar="IN.onnx", help="The model to optimize.")
 @click.option("-o", "--output", "output_path", metavar="OUT.onnx", help="Where the result goes.")
 @click.option("--passes", metavar="LIST", help="Pass list, such as 'default,-fuse-bias-gelu'.")
-@click.option("--target", metavar="cpu|portable", help="cpu (default), or standard ONNX ops only.")
+@click.option("--target", metavar="NAME", help="cpu (the default), openvino, auto or portable.")
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
@@ -288,4 +290,4 @@ def main() -> None:
         cli(prog_name="dechaff", obj=ISOLATE)
     except KeyboardInterrupt:  # outside any command: while modules load
         click.echo("dechaff: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

@@ -14,7 +14,7 @@ from dechaff.passes import (
 )
 
 from .calibration import CalibrationSource, load_calibration
-from .model_import import example_case, import_model
+from .model_import import batches_of, example_cases, import_model
 from .optimization_run import OptimizationRun
 from .optimized_model import OptimizedModel
 from .progress import Progress, StepCounter, show_progress
@@ -37,8 +37,6 @@ def optimize(
     snapshots: str | os.PathLike[str] | None = None,
     cache: bool = True,
     session: SessionSettings | None = None,
-    calibration: CalibrationSource | None = None,
-    tokenizer: str | os.PathLike[str] | None = None,
     metric: str | MetricFunction | None = None,
     data: Iterable[Any] | None = None,
     max_drop: float = 0.01,
@@ -46,16 +44,19 @@ def optimize(
     mode: str = "speed",
     seed: int = 0,
     search_folder: str | os.PathLike[str] | None = None,
+    calibration: CalibrationSource | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers, or, with a metric, as far as that allows.
 
     Args:
         model: a ``torch.nn.Module``, ``ExportedProgram`` or ``GraphModule``; the path of an ONNX
             file; an ``onnx.ModelProto``; or an ``onnx_ir.Model``.
-        example_inputs: arguments the model is called with: a tuple of positional ones or a mapping
-            of named ones. Capture of a torch module uses them; verification runs them beside
-            inputs that it generates from the signature.
-        target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
+        example_inputs: what the model is called with: a tuple of positional arguments, a mapping of
+            named ones, an iterable of these (64 are taken) or an ``.npz`` file. Capture of a torch
+            module uses the first; verification runs all, beside inputs that it generates.
+        target: ``cpu`` (ONNX Runtime and its own operators), ``openvino``, ``auto`` (the faster of
+            these two on this machine) or ``portable`` (standard operators only).
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -68,13 +69,9 @@ def optimize(
             fails. It holds no weights.
         snapshots: an empty folder for the model after each pass that changed it, as ONNX files
             that run; they share one file of weights.
-        cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
+        cache: whether kernel timings and comparisons of earlier runs are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
-        calibration: typical inputs, for passes that measure activations: batches by input name, an
-            ``.npz`` file or a folder of them, or a file of text; see
-            :func:`dechaff.calibration.load_calibration`.
-        tokenizer: for calibration text, a ``tokenizer.json``.
         metric: ``accuracy``, ``f1``, ``spearman``, ``cosine`` (to the original; needs no labels),
             or ``fn(outputs, batch) -> float``, greater is better, where outputs maps names to
             arrays. With it, approximate passes are searched (see :mod:`dechaff.search`).
@@ -86,6 +83,10 @@ def optimize(
             ``accuracy`` keeps only what does not hurt.
         seed: which batches are held out, and in what order the others are run.
         search_folder: where the search writes what it found; the same call goes on from there.
+        calibration: typical inputs, for passes that measure activations: batches by input name, an
+            ``.npz`` file or a folder of them, or a file of text; see
+            :func:`dechaff.calibration.load_calibration`.
+        tokenizer: for calibration text, a ``tokenizer.json``.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -105,22 +106,23 @@ def optimize(
     listed = settings.passes if request is None else searched_passes(settings.passes)
     chosen = parse_pass_list(listed)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
-        steps = StepCounter(report_step, len(chosen) + 4)
+        steps = StepCounter(report_step, len(chosen) + 3)
         steps.step("capture")
-        module = import_model(model, example_inputs)
-        example = example_case(module, example_inputs)
+        batches = batches_of(example_inputs)
+        module = import_model(model, *batches[:1])
+        examples = example_cases(module, batches)
         found: SearchResult | None = None
         if request is not None:
             threads = session or SessionSettings()
             found = drive(module, chosen, request, settings, threads, report_step)
             chosen = list(found.passes)
         writer = SnapshotWriter(snapshots) if snapshots is not None else None
-        calibrated = (
-            None if calibration is None else load_calibration(module, calibration, tokenizer)
-        )
+        calibrated = None
+        if calibration is not None:
+            calibrated = load_calibration(module, calibration, tokenizer)
         run = OptimizationRun(
             module,
-            example,
+            examples,
             chosen,
             settings,
             steps,

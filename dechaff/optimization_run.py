@@ -30,13 +30,15 @@ from .judges import NumbersJudge
 from .nominal_sizes import nominal_sizes, used_sizes
 from .pass_checks import PassChecker
 from .progress import StepCounter
+from .reference import Reference
 from .report import Report, pass_notes
 from .search import SearchResult
 from .settings import Settings
 from .snapshots import SnapshotWriter
 from .target_lowering import lower_for_target
 from .trace import TraceRecorder
-from .verification import Reference, Verification, verify_result, weakest_numerics
+from .verification import Verification, weakest_numerics
+from .verification_cache import VerificationCache, verify_once
 from .versions import package_versions
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
@@ -49,7 +51,7 @@ class OptimizationRun:
     def __init__(
         self,
         module: Module,
-        example: InputCase | None,
+        examples: Sequence[InputCase],
         passes: Sequence[Pass],
         settings: Settings,
         steps: StepCounter,
@@ -62,14 +64,17 @@ class OptimizationRun:
         self._place = place
         self._original = module.clone()
         self._module = module
-        self._example = example
+        self._examples = list(examples)
+        self._example = examples[0].inputs if examples else None
         self._passes = passes
         self._settings = settings
+        self._target = settings.target
         self._steps = steps
         self._recorder = recorder
         self._snapshots = snapshots
-        self._calibration = calibration
+        self._context = PassContext(calibration, products_saturate())
         self._session = session or SessionSettings()
+        self._cache = VerificationCache(use=settings.cache and settings.verify != "off")
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
@@ -81,10 +86,10 @@ class OptimizationRun:
         reference = self._reference()
         observers = [self._steps, *self._observers(reference)]
         optimized, self._records = run_passes(
-            self._module, self._passes, observers, context=self._context()
+            self._module, self._passes, observers, context=self._context
         )
         self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
-        self._steps.step(f"lower for {self._settings.target}")
+        self._steps.step(f"lower for {self._target}")
         started = time.perf_counter()
         lowered = self._lower(optimized)
         if self._recorder is not None:
@@ -94,23 +99,21 @@ class OptimizationRun:
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)
         self._steps.step("verify")
         if reference is not None:
-            self._verify(reference, lowered)
+            self._verify(reference, optimized, lowered)
         return lowered
 
-    def _context(self) -> PassContext:
-        return PassContext(self._calibration, products_saturate())
-
     def _lower(self, optimized: Module) -> Module:
-        lowered, reason = lower_for_target(
+        lowered = lower_for_target(
             optimized,
             self._original,
-            self._settings.target,
-            None if self._example is None else self._example.inputs,
+            self._target,
+            self._example,
             self._session,
             use_cache=self._settings.cache,
         )
-        self._choices += filter(None, [reason])
-        return lowered
+        self._target = lowered.target
+        self._choices += lowered.notes
+        return lowered.module
 
     def _observers(self, reference: Reference | None) -> list[PassObserver]:
         """Who checks each pass, and who records it; the check comes first."""
@@ -124,15 +127,15 @@ class OptimizationRun:
     def _reference(self) -> Reference | None:
         if self._settings.verify == "off":
             return None
-        self._steps.step("run the original")
-        given = [self._example] if self._example is not None else []
-        return Reference(self._original, given + generate_inputs(self._original), self._session)
+        self._cache.prepare(self._original)
+        cases = self._examples + generate_inputs(self._original)
+        return Reference(self._original, cases, self._session)
 
-    def _verify(self, reference: Reference, lowered: Module) -> None:
-        numerics = weakest_numerics(self._records)
+    def _verify(self, reference: Reference, passed: Module, lowered: Module) -> None:
+        numerics, mode = weakest_numerics(self._records), self._settings.verify
         try:
-            self._verification = verify_result(reference, lowered, numerics, self._settings.verify)
-            problem = self._verification.problem
+            found = verify_once(self._cache, reference, lowered, numerics, mode, passed)
+            self._verification, problem = found, found.problem
         except VerificationFailedError as error:
             problem = str(error)
         if problem is not None:
@@ -141,13 +144,11 @@ class OptimizationRun:
             raise VerificationFailedError(self._failure_text(reference, problem))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
-        return "; ".join(
-            filter(None, [f"{self._original.source}: {problem}", self._blame(reference)])
-        )
+        return f"{self._original.source}: {problem}; {self._blame(reference)}"
 
-    def _blame(self, reference: Reference) -> str | None:
+    def _blame(self, reference: Reference) -> str:
         """What is at fault: a pass, found by checking after each one, or the lowering."""
-        lowering = f"no pass is at fault, the lowering for target {self._settings.target} is"
+        lowering = f"no pass is at fault, the lowering for target {self._target} is"
         advice = 'verify="each" leaves out a pass whose numbers are wrong'
         if num_parameters(self._original) > _CULPRIT_SEARCH_PARAMETERS:
             return f"{self._how_to_search()}; {advice}"
@@ -178,13 +179,12 @@ class OptimizationRun:
         notes = [*pass_notes(records), *self._choices]
         if not self._has_attention:
             notes.append("the model has no attention that dechaff recognizes")
-        example = None if self._example is None else self._example.inputs
         return Report(
             source=self._original.source,
-            target=self._settings.target,
+            target=self._target,
             records=records,
             sizes=used_sizes(
-                nominal_sizes(self._original, example),
+                nominal_sizes(self._original, self._example),
                 [measure(self._original), *(record.after for record in records)],
             ),
             verification=self._verification,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dechaff import __version__
-from dechaff.backends import Session, SessionSettings
+from dechaff.backends import RunningModel, SessionSettings, start_session
 from dechaff.ir import InputRejectedError, Module
 
 from .arrays import Array, Arrays, bind_positional, check_inputs, is_torch_tensor, to_torch
@@ -43,7 +43,7 @@ class OptimizedModel:
         self.module = module
         self.report = report
         self.session = session
-        self._session: Session | None = None
+        self._session: RunningModel | None = None
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -118,10 +118,10 @@ class OptimizedModel:
             "dechaff.target": self.report.target,
         }
 
-    def _running(self) -> Session:
+    def _running(self) -> RunningModel:
         with self._lock:
             if self._session is None:
-                self._session = Session(self.module, settings=self.session)
+                self._session = start_session(self.module, self.session)
             return self._session
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from dechaff.passes import PassList
 VerifyMode = Literal["final", "each", "off"]
 VERIFY_MODES: tuple[VerifyMode, ...] = get_args(VerifyMode)
 
+AUTO = "auto"
+"""The target that stands for whichever installed runtime is the fastest on the model."""
+
 Config = Mapping[str, Any] | str | os.PathLike[str]
 """Settings by name, or the path of a JSON or TOML file that holds them."""
 
@@ -26,7 +29,8 @@ class Settings:
     """The settings of one run.
 
     Attributes:
-        target: what the result is lowered for, ``cpu`` or ``portable``.
+        target: what the result is lowered for, ``cpu``, ``openvino`` or ``portable``; ``auto``
+            is the faster of the first two.
         passes: the pass list; see :mod:`dechaff.passes`.
         verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
         cache: whether measurements of earlier runs on this machine are used and kept.
@@ -40,7 +44,7 @@ class Settings:
     def __post_init__(self) -> None:
         from dechaff.backends import TARGETS
 
-        _check_choice("target", self.target, TARGETS)
+        _check_choice("target", self.target, (AUTO, *TARGETS))
         _check_choice("verify", self.verify, VERIFY_MODES)
         _check_choice("cache", self.cache, (True, False))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 
 from dechaff.backends import SessionSettings, lower
@@ -9,7 +11,25 @@ from dechaff.ir import Module
 
 from .arrays import Array
 from .attention_choice import choose_attention
+from .input_generation import typical_case
 from .nominal_sizes import nominal_batch
+from .runtime_choice import choose_runtime
+from .settings import AUTO
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A module that runs.
+
+    Attributes:
+        module: the module.
+        target: what it is lowered for, never ``auto``.
+        notes: what was chosen on this machine, and why.
+    """
+
+    module: Module
+    target: str
+    notes: tuple[str, ...] = ()
 
 
 def lower_for_target(
@@ -20,24 +40,41 @@ def lower_for_target(
     session: SessionSettings,
     *,
     use_cache: bool,
-) -> tuple[Module, str | None]:
+) -> Lowered:
     """Lower a module, with the attention kernel that this machine runs faster.
 
     Args:
         optimized: the module after all passes.
         original: the module before them; its inputs tell the sizes to time kernels at.
-        target: ``cpu`` or ``portable``; the latter may run anywhere, and nothing is measured.
+        target: ``cpu``; ``openvino`` or ``portable``, for which nothing is measured; or ``auto``,
+            for whichever runtime takes less time on the example or on a typical batch.
         example: typical inputs.
         session: threads that it will run on.
         use_cache: whether times measured earlier on this machine will do.
-
-    Returns:
-        The lowered module, and a line on the choice of a kernel where there was one.
     """
-    if target != "cpu":
-        return lower(optimized, target), None
     batch, sequence = nominal_batch(original, example)
-    choice = choose_attention(optimized, batch, sequence, session.num_threads, use_cache=use_cache)
+    lower_to = functools.partial(_lower, optimized, batch, sequence, session.num_threads, use_cache)
+    if target != AUTO:
+        return lower_to(target)
+    inputs = typical_case(original, batch, sequence).inputs if example is None else example
+    candidates: dict[str, Lowered] = {}
+
+    def candidate(name: str) -> Module:
+        candidates[name] = lower_to(name)
+        return candidates[name].module
+
+    choice = choose_runtime(candidate, inputs, session)
+    chosen = candidates[choice.target]
+    return dataclasses.replace(chosen, notes=(*chosen.notes, choice.reason))
+
+
+def _lower(
+    optimized: Module, batch: int, sequence: int, threads: int, use_cache: bool, target: str
+) -> Lowered:
+    if target != "cpu":
+        return Lowered(lower(optimized, target), target)
+    choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
     if choice is None:
-        return lower(optimized, target), None
-    return lower(optimized, target, attention=choice.kernel), choice.reason
+        return Lowered(lower(optimized, target), target)
+    module = lower(optimized, target, attention=choice.kernel)
+    return Lowered(module, target, (choice.reason,))

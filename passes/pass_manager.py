@@ -162,7 +162,7 @@ def apply_pass(
     try:
         with contextlib.suppress(RewriteLimitReachedError):
             step.apply(module, rewriter)
-    except DechaffError:
+    except (DechaffError, MemoryError):
         raise
     except Exception as error:
         raise PassFailedError(

@@ -3,17 +3,19 @@
 from .attention_timing import AttentionSizes, attention_sizes, time_attention
 from .kernels import has_kernel
 from .low_bit_kernels import LowBitKernel, low_bit_kernels
-from .lowering import TARGETS, lower
+from .lowering import RUNTIME_KEY, TARGETS, lower
 from .processor import machine_name, products_saturate
-from .session import Session
+from .session import RunOverdueError, Session
 from .session_settings import SessionSettings
 from .varlen_attention import AttentionKernel
 
 __all__ = [
+    "RUNTIME_KEY",
     "TARGETS",
     "AttentionKernel",
     "AttentionSizes",
     "LowBitKernel",
+    "RunOverdueError",
     "Session",
     "SessionSettings",
     "attention_sizes",

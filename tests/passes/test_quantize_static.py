@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dechaff.backends import TARGETS, Session, lower
+from dechaff.backends import Session, lower
 from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError
 from dechaff.passes import PassContext, PassRecord, parse_pass_list, run_passes
@@ -13,6 +13,7 @@ from tests.model_runner import Array
 from tests.passes.rewrite_checks import module_from, relative_error
 from tests.passes.test_quantize_dynamic import ExportedBert, sentences
 
+TARGETS = ("cpu", "portable")
 INT8_ERROR = 0.03
 TWO_LAYERS = """g (float[T,16] x) => (float[T,8] y)
     <float[16,24] w = {...}, float[24] b = {...}, float[24,8] v = {...}, float[8] c = {...}>

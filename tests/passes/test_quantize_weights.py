@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dechaff.backends import TARGETS, Session, lower
+from dechaff.backends import Session, lower
 from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError
 from dechaff.passes import PassContext, PassRecord, run_passes
@@ -13,6 +13,7 @@ from dechaff.passes.quantize_weights import QuantizeWeights, QuantizeWeightsOpti
 from tests.model_runner import Array
 from tests.passes.rewrite_checks import check_declines, module_from, relative_error, run_pass
 
+TARGETS = ("cpu", "portable")
 LEVELS_OF_BITS = {8: 127, 4: 7, 3: 3, 2: 2}
 LARGEST_OF_COLUMN = 3.0
 """In units of the standard deviation, for columns of some ten to some hundred normal numbers."""
