@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dechaff.ir import Module
+from dechaff.ir import Module, UsageError
 
-from .pass_base import Numerics, Pass
-from .pass_context import ActivationWalk
+from .approximation import Approximation, Calibration, Edit
+from .pass_context import ActivationWalk, CalibrationData
+from .quantization.bit_allocation import (
+    BITS,
+    Sensitivity,
+    allocate,
+    assignment_text,
+    measure_sensitivity,
+    parse_assignment,
+    total_error,
+)
 from .quantization.dense_layers import DenseLayer, Matrix, dense_layers, layers_by_input
 from .quantization.gptq import Hessian, Rounder
 from .quantization.grids import Grid
@@ -22,6 +32,7 @@ _RULE = "quantize-weights"
 _METHODS = ("rtn", "gptq")
 _GROUPS = (0, 16, 32, 64, 128, 256)
 _BITS = (2, 3, 4, 8)
+_AVERAGES = (2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 _COLUMNS = 4096
 """Output channels that GPTQ takes at a time: a bound on memory for wide layers."""
 
@@ -37,6 +48,9 @@ class QuantizeWeightsOptions:
         act_order: for gptq, round features of large activations first.
         damping: for gptq, what is added to the Hessian's diagonal, as a share of its mean.
         exclude: layers to leave as they are, as patterns of their names separated by ``|``.
+        average: mixed precision: 2, 3, 4 or 8 bits for each layer, this many in the mean, by
+            the layers' errors on the calibration data; 0 gives all layers ``bits``.
+        layers: bits of single layers by their number in the graph, as in ``0:8+3:2``.
     """
 
     bits: int = 4
@@ -45,6 +59,8 @@ class QuantizeWeightsOptions:
     act_order: bool = True
     damping: float = 0.01
     exclude: str = ""
+    average: float = 0.0
+    layers: str = ""
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -58,16 +74,20 @@ class QuantizeWeightsOptions:
                 raise ValueError(f"{name} expects one of {known}, got {getattr(self, name)!r}")
         if not 0 <= self.damping <= 1:
             raise ValueError(f"damping expects a share from 0 to 1, got {self.damping}")
+        if self.average and not BITS[0] <= self.average <= BITS[-1]:
+            raise ValueError(f"average expects 2 to 8 bits, or 0, got {self.average}")
+        parse_assignment(self.layers)
 
 
-class QuantizeWeights(Pass):
+class QuantizeWeights(Approximation):
     """Store the weights of dense layers in few bits.
 
     Groups of input features of each output channel share a scale, by their largest magnitude
     (GLM-130B, ICLR 2023, for the whole channel; 2 bits use a signed scale, that all four numbers
     serve). ``method=gptq`` chooses the integers by the calibration data, layer by layer: each is
     given the activations that the quantized layers before it produce (Frantar et al., ICLR 2023).
-    Where it does no better than rounding on that data, the rounded integers stay.
+    Where it does no better than rounding on that data, the rounded integers stay. ``average`` gives
+    sensitive layers more bits than others; a search over a metric tries such assignments itself.
 
     Before::
 
@@ -86,29 +106,72 @@ class QuantizeWeights(Pass):
     """
 
     name = "quantize-weights"
-    numerics = Numerics.APPROXIMATE
     after = ("fold-constants", "remove-padding", "merge-qkv", "fold-attention-bias")
     options_type = QuantizeWeightsOptions
+    levels = ("mean bits",)
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Layers in order of the graph; those that read the same value are taken together."""
         layers = list(dense_layers(module, rewriter, _RULE, self.options.exclude))
+        bits = self._bits(module, layers, rewriter)
         if self.options.method == "rtn":
             for layer in layers:
                 matrix = layer.matrix()
-                grid = Grid.of(matrix, self.options.bits, self.options.group)
+                grid = Grid.of(matrix, bits[layer], self.options.group)
                 self._store(layer, grid, grid.round(matrix), rewriter)
             return
         walk = rewriter.context.calibration_for(f"{self.name}{{method=gptq}}").walk(module)
         errors = [
             pair
             for readers in layers_by_input(layers)
-            for pair in self._optimize(readers, walk, rewriter)
+            for pair in self._optimize(readers, bits, walk, rewriter)
         ]
         _note_gain(errors, rewriter)
 
+    def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
+        """Assignments of bits to layers, the smallest first, by errors on the search's data."""
+        layers = list(dense_layers(module, Rewriter(module), _RULE, self.options.exclude))
+        hessians = _hessians_by_name(layers, calibration, module)
+        found = [
+            measure_sensitivity(layer, hessians[layer.x.name or ""], self.options.group)
+            for layer in layers
+        ]
+        return [
+            Edit(
+                f"{average:g} bits",
+                0,
+                functools.partial(_assign, assignment=assignment_text(allocate(found, average))),
+                place="bits",
+            )
+            for average in _AVERAGES
+        ]
+
+    def _bits(
+        self, module: Module, layers: Sequence[DenseLayer], rewriter: Rewriter
+    ) -> dict[DenseLayer, int]:
+        """Bits of each layer by the options."""
+        options = self.options
+        chosen = dict.fromkeys(layers, options.bits)
+        if options.average:
+            data = rewriter.context.calibration_for(f"{self.name}{{average=...}}")
+            found = _measure(module, layers, data, options.group)
+            widths = allocate([found[layer] for layer in layers], options.average)
+            chosen = dict(zip(layers, widths, strict=True))
+            rewriter.note(_trade_off(list(found.values())))
+        for index, width in parse_assignment(options.layers).items():
+            if index >= len(layers):
+                raise UsageError(
+                    f"pass {self.name}: there is no layer {index}; the model has {len(layers)}"
+                )
+            chosen[layers[index]] = width
+        return chosen
+
     def _optimize(
-        self, layers: Sequence[DenseLayer], walk: ActivationWalk, rewriter: Rewriter
+        self,
+        layers: Sequence[DenseLayer],
+        bits: Mapping[DenseLayer, int],
+        walk: ActivationWalk,
+        rewriter: Rewriter,
     ) -> list[tuple[float, float]]:
         """GPTQ on layers that read one value; the errors of rounding and of what was stored."""
         x = layers[0].x
@@ -119,7 +182,7 @@ class QuantizeWeights(Pass):
         errors: list[tuple[float, float]] = []
         for layer in layers:
             matrix = layer.matrix()
-            grid = Grid.of(matrix, self.options.bits, self.options.group)
+            grid = Grid.of(matrix, bits[layer], self.options.group)
             integers = np.empty(matrix.shape, np.int8)
             for start in range(0, matrix.shape[1], _COLUMNS):
                 part = slice(start, start + _COLUMNS)
@@ -158,6 +221,48 @@ class QuantizeWeights(Pass):
             if layer.bias is not None:
                 y = builder.op("Add", [y, layer.bias])
             builder.replace(layer.node.outputs[0], y)
+
+
+def _assign(options: QuantizeWeightsOptions, assignment: str) -> QuantizeWeightsOptions:
+    return dataclasses.replace(options, layers=assignment)
+
+
+def _measure(
+    module: Module, layers: Sequence[DenseLayer], data: CalibrationData, group: int
+) -> dict[DenseLayer, Sensitivity]:
+    """The errors of each layer at each width, on activations of the unquantized model."""
+    walk = data.walk(module)
+    found: dict[DenseLayer, Sensitivity] = {}
+    for readers in layers_by_input(layers):
+        hessian = Hessian(readers[0].sizes[0])
+        for batch in walk.advance([readers[0].x]):
+            hessian.add(batch[readers[0].x.name or ""])
+        for layer in readers:
+            found[layer] = measure_sensitivity(layer, hessian, group)
+    return {layer: found[layer] for layer in layers}
+
+
+def _hessians_by_name(
+    layers: Sequence[DenseLayer], calibration: Calibration, module: Module
+) -> dict[str, Hessian]:
+    hessians = {layer.x.name or "": Hessian(layer.sizes[0]) for layer in layers}
+    for batch in calibration.values(module, list(hessians)):
+        for name, hessian in hessians.items():
+            hessian.add(batch[name])
+    return hessians
+
+
+def _trade_off(found: Sequence[Sensitivity]) -> str:
+    """Errors by mean width, of mixed precision and of one width for all."""
+    mixed = [
+        f"{average:g} bits {total_error(found, allocate(found, average)):.3g}"
+        for average in _AVERAGES
+    ]
+    uniform = [f"{bits} bits {total_error(found, [bits] * len(found)):.3g}" for bits in BITS]
+    return (
+        f"{_RULE}: sum of the layers' relative output errors, mixed: {', '.join(mixed)}; "
+        f"one width for all: {', '.join(uniform)}"
+    )
 
 
 def _choose(

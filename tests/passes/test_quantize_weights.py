@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from dechaff.backends import Session, lower
 from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError
 from dechaff.passes import PassContext, PassRecord, run_passes
+from dechaff.passes.quantization.bit_allocation import Sensitivity, allocate, total_error
 from dechaff.passes.quantization.gptq import Hessian, Rounder
 from dechaff.passes.quantization.grids import Grid
 from dechaff.passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
@@ -156,8 +160,60 @@ def test_layers_are_left_out_by_name() -> None:
         ({"group": 100}, "group expects one of 0, 16"),
         ({"method": "awq"}, "method expects one of rtn, gptq, got 'awq'"),
         ({"damping": -1.0}, "damping expects a share"),
+        ({"average": 1.0}, "average expects 2 to 8 bits"),
+        ({"layers": "0=4"}, "layers expects NUMBER:BITS"),
     ],
 )
 def test_options_are_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QuantizeWeightsOptions(**options)  # type: ignore[arg-type]
+
+
+def test_mixed_precision_beats_one_width_at_the_same_size() -> None:
+    found = [
+        Sensitivity(100, {2: 1.0 * weight, 3: 0.2 * weight, 4: 0.04 * weight, 8: 0.0})
+        for weight in (10.0, 1.0, 0.1, 0.01)
+    ]
+    for bits in (3, 4):
+        mixed = allocate(found, bits)
+        assert sum(mixed) <= bits * len(found)
+        assert total_error(found, mixed) < total_error(found, [bits] * len(found))
+
+
+def test_an_average_is_kept_and_told() -> None:
+    module, data = two_layers(), [correlated(64, 32)]
+    after, record = with_record(module, data, average=4.0, group=16)
+    assert any("one width for all" in note for note in record.notes)
+    x = correlated(64, 32, 9)
+    uniform = quantized(module, bits=2, group=16)
+    assert output_error(module, after, x) < output_error(module, uniform, x)
+
+
+def test_single_layers_have_bits_of_their_own() -> None:
+    after = quantized(two_layers(), bits=8, layers="1:4")
+    stored = [
+        tensor.dtype.name
+        for value in after.graph.initializers.values()
+        if (tensor := value.const_value) is not None and tensor.dtype.name.startswith("INT")
+    ]
+    assert stored == ["INT8", "INT4"]
+    with pytest.raises(UsageError, match="there is no layer 2; the model has 2"):
+        quantized(two_layers(), layers="2:4")
+
+
+def test_a_search_is_offered_assignments_from_small_to_large() -> None:
+    class Data:
+        inputs: tuple[dict[str, Array], ...] = ({"x": correlated(64, 32)},)
+
+        def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+            by_name = {v.name: v for node in module.graph for v in node.outputs}
+            wanted = [by_name[name] for name in names if name in by_name]
+            for found in Calibration(list(self.inputs), "test").walk(module).advance(wanted):
+                yield {**self.inputs[0], **found}
+
+    step = QuantizeWeights()
+    edits = step.edits(two_layers(), Data())
+    assert {edit.place for edit in edits} == {"bits"}
+    changed: list[Any] = [edit.change(step.options) for edit in edits]
+    assignments = [options.layers for options in changed]
+    assert assignments[0] != assignments[-1] == "0:8+1:8"
