@@ -12,7 +12,7 @@ import click
 
 from .isolation import Limits, isolate, memory_limit, time_limit
 
-_LEAST_MEMORY = 0.25
+_LEAST_MEMORY = 0.5
 _PLAIN_WIDTH = 160
 """Width of tables where no terminal says one."""
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 _BASE_BYTES = 3 << 29
 """Memory that a run may take whatever the model: libraries and small tensors."""
+_BYTES_PER_CORE = 1 << 26
+"""Stacks of threads and buffers of linear algebra, which are made for each core."""
 _BYTES_PER_BYTE = 8
 """How often the weights may lie in memory, with what is computed from them."""
 _BASE_SECONDS = 120.0
@@ -103,7 +105,8 @@ def memory_limit(paths: Iterable[str]) -> int:
     Weights may lie in further files, which only the model names: everything beside it counts, by
     its room on the disk, so that a file with holes counts as what it holds.
     """
-    return min(_BASE_BYTES + _BYTES_PER_BYTE * _bytes_beside(paths), _physical_memory())
+    base = _BASE_BYTES + _BYTES_PER_CORE * (os.cpu_count() or 1)
+    return min(base + _BYTES_PER_BYTE * _bytes_beside(paths), _physical_memory())
 
 
 def time_limit(paths: Iterable[str]) -> float:

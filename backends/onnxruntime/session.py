@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from google.protobuf.message import EncodeError
 
 from dechaff.ir import DechaffError, Module, attach_functions
 
@@ -180,7 +181,10 @@ def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Ar
             shape=ir.Shape(weights[name].shape),
             name=name,
         )
-    return ir.to_proto(model).SerializeToString(), weights, folder
+    try:
+        return ir.to_proto(model).SerializeToString(), weights, folder
+    except EncodeError as error:  # the weights are not in it: what it lacks is memory
+        raise MemoryError(f"{module.source}: {error}") from error
 
 
 def _folder_of_weights(module: Module) -> str | None:
