@@ -87,8 +87,13 @@ def _build(task: Task, names: Sequence[str]) -> tuple[dict[str, Runner], dict[st
             if missing is not None:
                 print(missing, file=sys.stderr)
                 continue
-            runners[name] = QUANTIZED_PEERS[name].build(task)
-            outputs[name] = runners[name].arrays(runners[name].run())
+            try:
+                runner = QUANTIZED_PEERS[name].build(task)
+                outputs[name] = runner.arrays(runner.run())
+            except Exception as error:  # one that fails must not cost the figures of the others
+                print(f"{QUANTIZED_PEERS[name].title} is left out: {error}", file=sys.stderr)
+                continue
+            runners[name] = runner
     return runners, outputs
 
 
