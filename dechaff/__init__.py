@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .optimization import optimize
     from .optimized_model import OptimizedModel, load
     from .report import Report
+    from .tuning import TuningResult, tune
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,8 @@ _HOMES = {
     "ModelComparison": "dechaff.model_comparison",
     "OptimizedModel": "dechaff.optimized_model",
     "Report": "dechaff.report",
+    "TuningResult": "dechaff.tuning",
+    "tune": "dechaff.tuning",
     "CrashedError": "dechaff.ir",
     "SessionSettings": "dechaff.backends",
     "DechaffError": "dechaff.ir",
@@ -75,6 +78,7 @@ __all__ = [
     "Report",
     "RequiredPassError",
     "SessionSettings",
+    "TuningResult",
     "UsageError",
     "VerificationFailedError",
     "__version__",
@@ -83,6 +87,7 @@ __all__ = [
     "fit_exit_heads",
     "load",
     "optimize",
+    "tune",
     "verify",
 ]
 

@@ -24,6 +24,7 @@ from .command_line_options import (
     show,
 )
 from .command_line_search import search_options
+from .command_line_tuning import check_form, logs, target_options, tune
 from .explain_command import explain
 from .isolation import memory_text
 from .view_command import view
@@ -98,7 +99,7 @@ def cli() -> None:
 @click.option("-i", "--input", "input_path", metavar="IN.onnx", help="The model to optimize.")
 @click.option("-o", "--output", "output_path", metavar="OUT.onnx", help="Where the result goes.")
 @click.option("--passes", metavar="LIST", help="Pass list, such as 'default,-fuse-bias-gelu'.")
-@click.option("--target", metavar="NAME", help="cpu (the default), openvino, auto or portable.")
+@target_options
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
@@ -155,6 +156,7 @@ def optimize(
     merged = _merge_settings(config, settings)
     if no_cache:
         merged["cache"] = False
+    check_form(result_path, str(merged.get("target", "cpu")))
     _check_required(require, merged.get("passes", "approximate" if search else "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
@@ -280,8 +282,8 @@ def _show(report: Report, *, to_stderr: bool, quiet: bool, verbose: bool) -> Non
         click.echo(report.explain(), err=to_stderr)
 
 
-cli.add_command(verify)
-cli.add_command(bisect)
+for command in (view, explain, verify, bisect, tune, logs):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ def optimize(
     snapshots: str | os.PathLike[str] | None = None,
     cache: bool = True,
     session: SessionSettings | None = None,
+    tuning_log: str | os.PathLike[str] | None = None,
     metric: str | MetricFunction | None = None,
     data: Iterable[Any] | None = None,
     max_drop: float = 0.01,
@@ -56,7 +57,8 @@ def optimize(
             named ones, an iterable of these (64 are taken) or an ``.npz`` file. Capture of a torch
             module uses the first; verification runs all, beside inputs that it generates.
         target: ``cpu`` (ONNX Runtime and its own operators), ``openvino``, ``auto`` (the faster of
-            these two on this machine) or ``portable`` (standard operators only).
+            these two on this machine), ``portable`` (standard operators only); or TVM's ``cuda``,
+            ``llvm``, a tag or a target as JSON.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -72,6 +74,7 @@ def optimize(
         cache: whether kernel timings and comparisons of earlier runs are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
+        tuning_log: a folder of ``dechaff tune`` whose schedules generated code takes.
         metric: ``accuracy``, ``f1``, ``spearman``, ``cosine`` (to the original; needs no labels),
             or ``fn(outputs, batch) -> float``, greater is better, where outputs maps names to
             arrays. With it, approximate passes are searched (see :mod:`dechaff.search`).
@@ -99,7 +102,9 @@ def optimize(
         VerificationFailedError: the results differ by more than the passes declared.
     """
     started = time.perf_counter()
-    settings = resolve_settings(config, target=target, passes=passes, verify=verify, cache=cache)
+    settings = resolve_settings(
+        config, target=target, passes=passes, verify=verify, cache=cache, tuning_log=tuning_log
+    )
     request = make_request(
         metric, data, max_drop=max_drop, budget=budget, mode=mode, seed=seed, folder=search_folder
     )
@@ -137,7 +142,7 @@ def optimize(
         report = run.report(time.perf_counter() - started, found)
         if recorder is not None:
             recorder.finished(report)
-    return OptimizedModel(optimized, report, session)
+    return OptimizedModel(optimized, report, session, run.compiled)
 
 
 def _place(model: Any) -> str:

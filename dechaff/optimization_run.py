@@ -104,14 +104,9 @@ class OptimizationRun:
 
     def _lower(self, optimized: Module) -> Module:
         lowered = lower_for_target(
-            optimized,
-            self._original,
-            self._target,
-            self._example,
-            self._session,
-            use_cache=self._settings.cache,
+            optimized, self._original, self._settings, self._example, self._session
         )
-        self._target = lowered.target
+        self._target, self.compiled = lowered.target, lowered.compiled
         self._choices += lowered.notes
         return lowered.module
 
@@ -132,9 +127,9 @@ class OptimizationRun:
         return Reference(self._original, cases, self._session)
 
     def _verify(self, reference: Reference, passed: Module, lowered: Module) -> None:
-        numerics, mode = weakest_numerics(self._records), self._settings.verify
+        numerics, mode, code = weakest_numerics(self._records), self._settings.verify, self.compiled
         try:
-            found = verify_once(self._cache, reference, lowered, numerics, mode, passed)
+            found = verify_once(self._cache, reference, lowered, numerics, mode, passed, code)
             self._verification, problem = found, found.problem
         except VerificationFailedError as error:
             problem = str(error)

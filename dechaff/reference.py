@@ -206,6 +206,7 @@ def run_cases(
     *,
     served: bool,
     settings: SessionSettings | None = None,
+    compiled: RunningModel | None = None,
 ) -> list[Arrays]:
     """Outputs of a module on every case.
 
@@ -214,6 +215,7 @@ def run_cases(
         cases: the inputs.
         served: run as it will be served, runtime optimizations included; else as a reference.
         settings: threads, affinity and memory; the defaults if None.
+        compiled: generated code that serves the module in place of a runtime.
 
     Raises:
         VerificationFailedError: the module does not load or run where the original does.
@@ -221,7 +223,9 @@ def run_cases(
     """
     try:
         session: RunningModel
-        if served:
+        if compiled is not None:
+            session = compiled
+        elif served:
             session = start_session(module, settings, on_trial=True)
         else:
             session = Session(module, graph_optimizations=False, settings=settings)

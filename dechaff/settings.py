@@ -20,6 +20,9 @@ VERIFY_MODES: tuple[VerifyMode, ...] = get_args(VerifyMode)
 AUTO = "auto"
 """The target that stands for whichever installed runtime is the fastest on the model."""
 
+CODE_TARGETS = ("cuda", "llvm")
+"""Targets that TVM generates code for, by name; its tags and targets as JSON are others."""
+
 Config = Mapping[str, Any] | str | os.PathLike[str]
 """Settings by name, or the path of a JSON or TOML file that holds them."""
 
@@ -30,27 +33,42 @@ class Settings:
 
     Attributes:
         target: what the result is lowered for, ``cpu``, ``openvino`` or ``portable``; ``auto``
-            is the faster of the first two.
+            is the faster of the first two; or what TVM generates code for: ``cuda``, ``llvm``, a
+            tag of TVM, or a target as JSON.
         passes: the pass list; see :mod:`dechaff.passes`.
         verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
         cache: whether measurements of earlier runs on this machine are used and kept.
+        tuning_log: a folder of ``dechaff tune``, for targets that code is generated for.
     """
 
     target: str = "cpu"
     passes: PassList = "default"
     verify: str = "final"
     cache: bool = True
+    tuning_log: str | None = None
 
     def __post_init__(self) -> None:
         from dechaff.backends import TARGETS
 
-        _check_choice("target", self.target, (AUTO, *TARGETS))
+        if not is_compiled(self.target):
+            _check_choice("target", self.target, (AUTO, *TARGETS, *CODE_TARGETS))
         _check_choice("verify", self.verify, VERIFY_MODES)
         _check_choice("cache", self.cache, (True, False))
+        if self.tuning_log is not None and not is_compiled(self.target):
+            raise UsageError(
+                f"a tuning log is for generated code, and target {self.target} has none: choose "
+                "target llvm or cuda"
+            )
 
 
 def resolve_settings(
-    config: Config | None, *, target: str, passes: PassList, verify: str, cache: bool = True
+    config: Config | None,
+    *,
+    target: str,
+    passes: PassList,
+    verify: str,
+    cache: bool = True,
+    tuning_log: str | os.PathLike[str] | None = None,
 ) -> Settings:
     """Combine arguments and config: an argument that differs from its default wins.
 
@@ -58,7 +76,13 @@ def resolve_settings(
         UsageError: the config cannot be read, or holds an unknown key or value.
     """
     given = read_config(config) if config is not None else {}
-    arguments = {"target": target, "passes": passes, "verify": verify, "cache": cache}
+    arguments = {
+        "target": target,
+        "passes": passes,
+        "verify": verify,
+        "cache": cache,
+        "tuning_log": None if tuning_log is None else os.fspath(tuning_log),
+    }
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     changed = {key: value for key, value in arguments.items() if value != defaults[key]}
     return Settings(**{**given, **changed})
@@ -95,6 +119,16 @@ def _read_file(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected a table of settings, got {type(values).__name__}")
     return values
+
+
+def is_compiled(target: object) -> bool:
+    """Whether code is generated for the target, by TVM; runtimes serve the others.
+
+    Whether TVM has such a target is seen when it is asked for it.
+    """
+    if not isinstance(target, str):
+        return False
+    return target in CODE_TARGETS or "/" in target or target.lstrip().startswith("{")
 
 
 def _check_choice(setting: str, value: object, choices: tuple[object, ...]) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from dechaff.backends import SessionSettings, lower
 from dechaff.ir import Module
 
 from .arrays import Array
 from .attention_choice import choose_attention
+from .compilation import compile_for
 from .input_generation import typical_case
 from .nominal_sizes import nominal_batch
 from .runtime_choice import choose_runtime
-from .settings import AUTO
+from .settings import AUTO, Settings, is_compiled
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,35 +30,40 @@ class Lowered:
         module: the module.
         target: what it is lowered for, never ``auto``.
         notes: what was chosen on this machine, and why.
+        compiled: the generated code, which then runs in place of the module.
     """
 
     module: Module
     target: str
     notes: tuple[str, ...] = ()
+    compiled: CompiledModel | None = None
 
 
 def lower_for_target(
     optimized: Module,
     original: Module,
-    target: str,
+    settings: Settings,
     example: Mapping[str, Array] | None,
     session: SessionSettings,
-    *,
-    use_cache: bool,
 ) -> Lowered:
     """Lower a module, with the attention kernel that this machine runs faster.
 
     Args:
         optimized: the module after all passes.
         original: the module before them; its inputs tell the sizes to time kernels at.
-        target: ``cpu``; ``openvino`` or ``portable``, for which nothing is measured; or ``auto``,
-            for whichever runtime takes less time on the example or on a typical batch.
+        settings: target, cache and tuning log. For ``openvino`` and ``portable`` nothing is
+            measured; ``auto`` is whichever runtime takes less time on the example or on a typical
+            batch; for the targets of TVM code is generated, and a portable module goes with it.
         example: typical inputs.
         session: threads that it will run on.
-        use_cache: whether times measured earlier on this machine will do.
     """
+    target = settings.target
+    if is_compiled(target):
+        compiled, remarks = compile_for(optimized, original, settings, example)
+        return Lowered(lower(optimized, "portable"), target, remarks, compiled)
     batch, sequence = nominal_batch(original, example)
-    lower_to = functools.partial(_lower, optimized, batch, sequence, session.num_threads, use_cache)
+    threads, use_cache = session.num_threads, settings.cache
+    lower_to = functools.partial(_lower, optimized, batch, sequence, threads, use_cache)
     if target != AUTO:
         return lower_to(target)
     inputs = typical_case(original, batch, sequence).inputs if example is None else example

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dechaff.backends import RunningModel
 from dechaff.ir import Module
 from dechaff.passes import Numerics, PassRecord
 
@@ -157,6 +158,7 @@ def verify_result(
     numerics: Numerics,
     mode: str,
     before_lowering: Module | None = None,
+    compiled: RunningModel | None = None,
 ) -> Verification:
     """Compare an optimized module, as it will be served, with the original.
 
@@ -166,6 +168,7 @@ def verify_result(
         numerics: the weakest promise among the passes that changed the graph.
         mode: the verification mode, for the record.
         before_lowering: the same module in operators that have a float64 form.
+        compiled: generated code that serves the module in place of a runtime.
 
     Raises:
         VerificationFailedError: the optimized module does not run where the original does.
@@ -173,7 +176,9 @@ def verify_result(
     skipped = tuple(reference.skipped)
     if reference.reason is not None:
         return Verification(mode, skipped=skipped, reason=reference.reason)
-    actual = run_cases(optimized, reference.cases, served=True, settings=reference.settings)
+    actual = run_cases(
+        optimized, reference.cases, served=True, settings=reference.settings, compiled=compiled
+    )
     names = [case.name for case in reference.cases]
     masks = reference.masks(optimized.valid_positions)
     truths = truths_of(reference, before_lowering or optimized)

@@ -7,7 +7,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,10 +19,14 @@ from dechaff.passes import Numerics
 from .arrays import Array
 from .cache import find_entry, keep_entry
 from .comparison import TOLERANCES
+from .compilation import runnable
 from .input_generation import InputCase
 from .reference import Reference
 from .verification import Verification, earlier_verification, verify_result
 from .versions import package_versions
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 _OWN_DIGEST_BYTES = 1024
 """Weights of at least this size are digested by themselves, each once."""
@@ -120,8 +124,15 @@ def verify_once(
     numerics: Numerics,
     mode: str,
     before_lowering: Module,
+    compiled: CompiledModel | None = None,
 ) -> Verification:
-    """What :func:`verify_result` gives, or gave an earlier run for the same models and inputs."""
+    """What :func:`verify_result` gives, or gave an earlier run for the same models and inputs.
+
+    Generated code is compared anew each time, if this machine can run it.
+    """
+    code = runnable(compiled)
+    if code is not None:
+        return verify_result(reference, optimized, numerics, mode, before_lowering, code)
     settings = reference.settings or SessionSettings()
     cases = reference.given
     key = cache.key(reference.module, optimized, cases, settings, numerics=numerics.value)

@@ -12,6 +12,7 @@ from .fuse_bias_gelu import FuseBiasGelu
 from .fuse_gelu import FuseGelu
 from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
+from .hard_attention import HardAttention
 from .lower_einsum import LowerEinsum
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
@@ -32,6 +33,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
+    HardAttention,
     EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,

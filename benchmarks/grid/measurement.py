@@ -20,7 +20,7 @@ from benchmarks.child_process import child_result, child_task
 from benchmarks.exports import Exports, quiet
 from benchmarks.inputs import Array, Inputs, make_inputs, valid_share
 from benchmarks.machine import versions
-from benchmarks.measure import median_ratio, peak_resident_bytes, time_interleaved
+from benchmarks.measure import OthersShare, median_ratio, peak_resident_bytes, time_interleaved
 from benchmarks.models import ModelUnderTest
 from benchmarks.peers import DECHAFF, PEERS, REFERENCE, Runner, Task
 
@@ -68,11 +68,12 @@ def measure_cell(
         running = _in_the_running(trials, HOPELESS_IN_LONG_CELLS)
     round_seconds = _round_seconds(trials, running)
     rounds = max(_FEWEST_ROUNDS, min(rounds, math.floor(seconds / max(round_seconds, 1e-6))))
-    timings = time_interleaved(
-        {name: trials[name].runner.run for name in running},
-        rounds,
-        warm_up=1 if round_seconds < _SHORT_RUN_SECONDS * len(running) else 0,
-    )
+    with OthersShare() as others:
+        timings = time_interleaved(
+            {name: trials[name].runner.run for name in running},
+            rounds,
+            warm_up=1 if round_seconds < _SHORT_RUN_SECONDS * len(running) else 0,
+        )
     return {
         "cell": dataclasses.asdict(cell),
         "rows": [_row(name, trial, trials, timings) for name, trial in trials.items()],
@@ -84,6 +85,7 @@ def measure_cell(
         "padding_is_zero": zero,
         "peak_resident_bytes": peak_resident_bytes(),
         "seconds": time.perf_counter() - started,
+        "others_share": others.share,
         "versions": versions(),
     }
 

@@ -1,0 +1,170 @@
+"""From Relax to machine code: the passes of TVM that run, in order, for each kind of target."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.s_tir import dlight
+
+from dechaff.ir import DechaffError, Module
+
+from .compiled_model import CompiledModel
+from .emission import WRITTEN
+from .installation import require_nvcc
+from .relax_module import to_relax
+from .signature import signature_of
+from .signature_function import add_signature
+from .tuning.application import apply_log
+from .tuning.log_folder import TargetLog
+
+
+class BuildFailedError(DechaffError):
+    """TVM, or the compiler behind it, failed on the lowered model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """A tuning log to apply.
+
+    Attributes:
+        log: its folder.
+        sizes: the sizes to expect, by symbol of the inputs, and ``T`` for the packed tokens.
+    """
+
+    log: str | os.PathLike[str]
+    sizes: Mapping[str, int]
+
+
+def compile_module(module: Module, target: Any, tuning: Tuning | None = None) -> CompiledModel:
+    """Compile a module for a target of TVM; dialect operators may be in it.
+
+    Args:
+        module: the optimized module, not lowered for another backend. It is not changed.
+        target: what :func:`~.targets.resolve_target` gave.
+        tuning: a tuning log and the sizes to expect; None for default schedules.
+
+    Raises:
+        UsageError: the target needs a compiler that is not installed.
+        LoweringRejectedError: operators that are not lowered.
+        BuildFailedError: TVM failed on the lowered model.
+    """
+    kind = target.kind.name
+    if kind == "cuda":
+        require_nvcc()
+    lowered = to_relax(module, kind, _architecture(target))
+    signature = signature_of(module, str(target))
+    add_signature(lowered.module, signature)
+    with _as_build_failure(module.source, target):
+        fused = fuse(lowered.module, target)
+        applied = None
+        if tuning is not None:
+            applied = apply_log(fused, target, TargetLog.find(tuning.log, target), tuning.sizes)
+            fused = applied.module
+        executable = finish(fused, target)
+    return CompiledModel(executable, signature, lowered.kernels, applied)
+
+
+def fused_kernels(module: Module, target: Any) -> Any:
+    """The Relax module of a model with its kernels fused and not yet scheduled: what is tuned.
+
+    Raises:
+        LoweringRejectedError: operators that are not lowered.
+        BuildFailedError: TVM failed on the lowered model.
+    """
+    lowered = to_relax(module, target.kind.name, _architecture(target))
+    with _as_build_failure(module.source, target):
+        return fuse(lowered.module, target)
+
+
+def _architecture(target: Any) -> str:
+    return str(target.attrs["arch"]) if target.kind.name == "cuda" else ""
+
+
+@contextlib.contextmanager
+def _as_build_failure(source: str, target: Any) -> Iterator[None]:
+    """Raise what TVM, or nvcc, says as a :class:`BuildFailedError` of one line."""
+    try:
+        yield
+    except DechaffError:
+        raise
+    except Exception as error:  # TVM raises RuntimeError, its own kinds, and what nvcc said
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        raise BuildFailedError(
+            f"{source}: TVM could not compile the model for {target.kind.name}: "
+            f"{lines[-1].strip() if lines else type(error).__name__}"
+        ) from error
+
+
+def fuse(relax_module: Any, target: Any) -> Any:
+    """From Relax operators to fused kernels without a schedule."""
+    transform = relax.transform
+    passes = [
+        relax.backend.DispatchSortScan(),
+        transform.LegalizeOps(),
+        transform.AnnotateTIROpPattern(),
+        transform.FoldConstant(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        transform.DeadCodeElimination(),
+    ]
+    with target:
+        return tvm.transform.Sequential(passes)(relax_module)
+
+
+def finish(fused: Any, target: Any) -> Any:
+    """TVM's executable for fused kernels; those without a schedule get a default one."""
+    with target:
+        if target.kind.name == "cuda":
+            fused = _bind_written_kernels(fused)
+            # Fallback comes last: a kernel that no rule binds to threads does not compile.
+            rules = [
+                dlight.gpu.Matmul(),
+                dlight.gpu.GEMV(),
+                dlight.gpu.Reduction(),
+                dlight.gpu.GeneralReduction(),
+                dlight.gpu.Fallback(),
+            ]
+            fused = dlight.ApplyDefaultSchedule(*rules)(fused)
+        return tvm.compile(fused, target=target, relax_pipeline=_virtual_machine(target))
+
+
+def _bind_written_kernels(fused: Any) -> Any:
+    """Bind the loops of kernels written in TIR to threads.
+
+    The other rules would analyse them, and fail on writes to computed places.
+    """
+    plain = {
+        variable: function
+        for variable, function in fused.functions_items()
+        if function.attrs is not None and WRITTEN in function.attrs
+    }
+    bound = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(tvm.IRModule(plain))
+    for variable, function in bound.functions_items():
+        fused.update_func(fused.get_global_var(variable.name_hint), function)
+    return fused
+
+
+def _virtual_machine(target: Any) -> Any:
+    """From scheduled kernels to the virtual machine's code."""
+    transform = relax.transform
+    passes = [
+        transform.RewriteDataflowReshape(),
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        transform.CallTIRRewrite(),
+        transform.StaticPlanBlockMemory(),
+        *([transform.RewriteCUDAGraph()] if target.kind.name == "cuda" else []),
+        transform.LowerAllocTensor(),
+        transform.KillAfterLastUse(),
+        transform.LowerRuntimeBuiltin(),
+        transform.ComputePrimValue(),
+        transform.VMShapeLower(),
+        transform.AttachGlobalSymbol(),
+    ]
+    return tvm.transform.Sequential(passes)
