@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.only_calibrate:
         return 0
     base = _measure(options, model, points, sentences["test"])
-    text = _markdown(options, base, points)
+    text = markdown(options, base, points)
     print(text)
     (options.output / "early_exit.md").write_text(text + "\n", "utf-8")
     record = {
@@ -222,7 +222,7 @@ def _accuracy(model: dechaff.OptimizedModel, test: Sentences) -> float:
     return float((np.concatenate(answers) == test.labels).mean())
 
 
-def _markdown(options: argparse.Namespace, base: Point, points: Sequence[Point]) -> str:
+def markdown(options: argparse.Namespace, base: Point, points: Sequence[Point]) -> str:
     """The table."""
     lines = [
         f"*model {options.model.name}, {usable_cores()} threads, rounds {options.rounds}; without "

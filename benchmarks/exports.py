@@ -59,6 +59,7 @@ class Exports:
 
 
 def export(model: torch.nn.Module, path: pathlib.Path, opset: int) -> None:
+    """Write a model of token ids and a mask as an ONNX file; batch and sequence may vary."""
     import torch
 
     # Two tensors: torch.export takes one that is given twice for a single input.

@@ -44,33 +44,25 @@ PASSES: tuple[type[Pass], ...] = (
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""
 
+_DEFAULT: tuple[type[Pass], ...] = (
+    Canonicalize,
+    LowerEinsum,
+    FoldConstants,
+    FuseGelu,
+    FuseLayerNormalization,
+    FuseAttention,
+    RemovePadding,
+    FoldAttentionBias,
+    FuseSkipNormalization,
+    FuseBiasGelu,
+)
+_SEARCHED: tuple[type[Pass], ...] = (Prune, EarlyExit)
+"""Passes that do nothing, or nothing that shows, until a search gives them options."""
+
 PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "none": (),
-    "default": (
-        Canonicalize,
-        LowerEinsum,
-        FoldConstants,
-        FuseGelu,
-        FuseLayerNormalization,
-        FuseAttention,
-        RemovePadding,
-        FoldAttentionBias,
-        FuseSkipNormalization,
-        FuseBiasGelu,
-    ),
-    "approximate": (
-        Canonicalize,
-        FoldConstants,
-        FuseGelu,
-        FuseLayerNormalization,
-        FuseAttention,
-        Prune,
-        RemovePadding,
-        FoldAttentionBias,
-        EarlyExit,
-        FuseSkipNormalization,
-        FuseBiasGelu,
-    ),
+    "default": _DEFAULT,
+    "approximate": tuple(step for step in PASSES if step in _DEFAULT or step in _SEARCHED),
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
 ``approximate`` adds, each in its place, the passes that a search over the user's metric drives.

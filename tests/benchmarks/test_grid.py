@@ -7,12 +7,13 @@ import pytest
 
 from benchmarks.child_process import ChildFailedError, run_child
 from benchmarks.grid import __main__ as grid
+from benchmarks.grid import measurement
 from benchmarks.grid.cells import Cell, estimated_seconds, grid_cells
 from benchmarks.grid.findings import find, geometric_mean, means, verdicts, was_alone
 from benchmarks.grid.measurement import HOPELESS
 from benchmarks.grid.pages import Machine, results_page
 from benchmarks.grid.store import cell_key, read_cells, write_cell, write_machine
-from benchmarks.peers import DECHAFF, LIMIT, PEERS, REFERENCE
+from benchmarks.peers import DECHAFF, LIMIT, PEERS, REFERENCE, Runner
 
 CELL = Cell("tiny", 1, "uniform", 16, 128)
 
@@ -184,6 +185,17 @@ def test_cells_measured_beside_other_work_are_not_published(
     assert "nothing is measured yet" in capsys.readouterr().err
     assert not was_alone(disturbed)
     assert was_alone(figures(CELL, {"torch": 2.0}, others_share=0.01))
+
+
+def test_who_got_no_rounds_is_placed_by_the_best_peer() -> None:
+    def trial(seconds: float) -> measurement._Trial:
+        return measurement._Trial(Runner(lambda: None, list), seconds, 0.0, 0.0)
+
+    trials = {"torch": trial(4.0), "ort18": trial(2.0), DECHAFF: trial(9.0)}
+    row = measurement._row("torch", trials["torch"], trials, {"ort18": [3.0], DECHAFF: [2.0]})
+    assert row["rounds"] == 0
+    assert row["ratio"] == pytest.approx(2 * 1.5)
+    assert row["milliseconds"] == pytest.approx(6000)
 
 
 def test_an_interruption_keeps_what_is_measured(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _VECTORS = "float[4] gamma = {1, 1.5, 0.5, 2}, float[4] beta = {0.1, 0.2, 0.3, 0.4}"
 _CONSTANTS = _VECTORS + ", int64[2] axes = {1, 2}, int64[2] leading = {1, 1}, int64[1] one = {1}"
 _KEY_MASK = (
@@ -109,21 +111,31 @@ def decoder(num_layers: int = 3) -> str:
     return _graph(inputs, outputs, constants, body)
 
 
-def encoder_decoder(num_layers: int = 3) -> str:
-    """An encoder with a padding mask, and a decoder every layer of which attends to its end."""
+def encoder_decoder(num_layers: int = 3, *, with_image: bool = False) -> str:
+    """An encoder with a padding mask, and a decoder every layer of which attends to its end.
+
+    With an image the encoder's weights encode it too, apart from the text, and the decoder attends
+    to both (MuE, CVPR 2023, section 3.1).
+    """
     inputs = ["float[B,S,4] x", "bool[B,S] mask", "float[B,U,4] y"]
     body = ["h0 = LayerNormalization (x, gamma, beta)", *_KEY_MASK]
     weights = []
     for layer in range(1, num_layers + 1):
         body += [line.replace("#", str(layer)) for line in _post_norm_layer(layer - 1)]
         weights += _weights(str(layer))
+    if with_image:
+        inputs.append("float[B,V,4] image")
+        body += ["ih0 = LayerNormalization (image, gamma, beta)"]
+        body += [line for layer in range(1, num_layers + 1) for line in _image_layer(layer)]
+    memory = f"Concat <axis = 1> (ih{num_layers}, h{num_layers})"
     body += [
-        f"memory = Identity (h{num_layers})",
+        f"memory = {memory}" if with_image else f"memory = Identity (h{num_layers})",
         "dh0 = Add (y, beta)",
         "queries = Shape <start = 1, end = 2> (y)",
         "cross_shape = Concat <axis = 0> (leading, queries, one)",
         "cross_mask = Expand (keys, cross_shape)",
     ]
+    cross_mask = "" if with_image else ", cross_mask"
     for layer in range(1, num_layers + 1):
         name = f"d{layer}"
         body += [
@@ -136,7 +148,7 @@ def encoder_decoder(num_layers: int = 3) -> str:
             f"kc{name} = MatMul (memory, wk{name})",
             f"vc{name} = MatMul (memory, wv{name})",
             f"cc{name} = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5>"
-            f" (qc{name}, kc{name}, vc{name}, cross_mask)",
+            f" (qc{name}, kc{name}, vc{name}{cross_mask})",
             f"o{name} = MatMul (cc{name}, wo{name})",
             f"dh{layer} = Add (o{name}, s{name})",
         ]
@@ -145,3 +157,13 @@ def encoder_decoder(num_layers: int = 3) -> str:
     body += ["logits = MatMul (z, classes)"]
     constants = ", ".join([_CONSTANTS, "float[4,5] classes = {...}", *weights])
     return _graph(inputs, ["float[B,U,5] logits"], constants, body)
+
+
+def _image_layer(layer: int) -> list[str]:
+    """A layer over an image, which has no padding, with the weights of the text's layer."""
+    lines = []
+    for line in _post_norm_layer(layer - 1):
+        result, _, rest = line.partition(" = ")
+        rest = re.sub(r"\b(h\d+|[qkvcormtfad]#)", r"i\1", rest.replace(", key_mask", ""))
+        lines.append(f"i{result} = {rest}".replace("#", str(layer)))
+    return lines

@@ -151,3 +151,17 @@ def test_one_stack_may_be_chosen() -> None:
     )
     assert len(records[0].rewrites) == 1
     assert after.graph.inputs[-1].name == NAMES[1]
+
+
+def test_modalities_exit_each_by_itself() -> None:
+    model = module_from(encoder_decoder(with_image=True))
+    served = with_exits(model)
+    inputs = translator_inputs()
+    generator = np.random.default_rng(5)
+    inputs["image"] = generator.standard_normal((4, 7, 4)).astype(np.float32)
+    check_equal(served.run(inputs), Session(lower(model)).run(inputs))
+    for stack in range(3):
+        early = {f"stack_{stack + 1}_exit_thresholds": np.array([-2, 2], np.float32)}
+        check_equal(served.run({**inputs, **early}), cut_after(model, stack, 1).run(inputs))
+    some = np.full(2, 0.8, np.float32)
+    check_rows(served, inputs, {f"stack_{number}_exit_thresholds": some for number in (1, 2, 3)})
