@@ -73,10 +73,10 @@ class QuantizeStatic(Pass):
             y = MatMul (x, w)
         }
 
-    After, where the data covers -1 .. 1::
+    After, where the data covers -4 .. 4::
 
         after (float[T,2] x) => (float[T,1] y)
-        <float scale = {0.007843138}, uint8 zero = {127}, int8[2,1] w = {127, -64},
+        <float scale = {0.03137255}, uint8 zero = {127}, int8[2,1] w = {127, -64},
          float[1] w_scale = {1}>
         {
             q = QuantizeLinear (x, scale, zero)

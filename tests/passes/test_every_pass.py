@@ -14,8 +14,8 @@ from dechaff.passes import PASSES, PIPELINES, Numerics, Pass, PassContext
 from tests.passes.rewrite_checks import check_rewrite, docstring_graphs
 
 PASS_FOLDER = pathlib.Path(inspect.getfile(dechaff.passes)).parent
-CALIBRATION = Calibration([{"x": np.array([[-1, 1]], np.float32)}], "test")
-"""For the docstrings of passes that measure activations: ``x`` covers -1 .. 1."""
+CALIBRATION = Calibration([{"x": np.array([[-4, 4]], np.float32)}], "test")
+"""For the docstrings of passes that measure activations: ``x`` covers -4 .. 4."""
 TEST_FOLDER = pathlib.Path(__file__).parent
 
 each_pass = pytest.mark.parametrize("pass_type", PASSES, ids=lambda pass_type: pass_type.name)
