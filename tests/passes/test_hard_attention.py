@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -196,7 +196,7 @@ class NoCalibration:
 
     inputs: Sequence[Mapping[str, Array]] = ()
 
-    def values(self, module: Module, names: Sequence[str]) -> list[dict[str, Array]]:
+    def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
         raise AssertionError("no values are needed")
 
 
@@ -204,5 +204,7 @@ def test_a_search_adds_one_attention_at_a_time() -> None:
     step = HardAttention(HardAttentionOptions(k=2, layers="none"))
     (edit,) = step.edits(graph("packed"), NoCalibration())
     assert edit.name == "attention 1"
-    assert edit.change(step.options).layers == "1"
+    changed = edit.change(step.options)
+    assert changed is not None
+    assert changed.layers == "1"
     assert HardAttention(HardAttentionOptions(k=2)).edits(graph("packed"), NoCalibration()) == []
