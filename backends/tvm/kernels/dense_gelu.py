@@ -143,8 +143,6 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
                     first_row, tokens, first_column, thread,
                 )  # fmt: skip
             commit_copies()
-        for i in T.unroll(columns // 2):
-            sums[i] = T.float32(0)
         for step in T.serial(steps):
             here: T.let[T.uint32] = base + T.cast(step % stages * stage_bytes, "uint32")
             wait_for_copies(stages - 3)
@@ -156,9 +154,10 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
                     sums.access_ptr("rw"),
                     here + T.cast(group * (64 * 128) + k * 32, "uint32"),
                     here + T.uint32(x_bytes + k * 2048),
-                    T.uint32(_DEPTH * 128),
                     columns,
                     dtype,
+                    right_step=_DEPTH * 128,
+                    accumulates=step + k > 0,
                 )
             commit_warpgroup_products()
             # The step before the last has been multiplied by all: each waited for it below.

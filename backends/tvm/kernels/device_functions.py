@@ -152,6 +152,30 @@ def store_shared(address: Any, value: Any) -> Any:
     )
 
 
+def store_shared_float(address: Any, value: Any) -> Any:
+    """Store a float32 to shared memory."""
+    return _call(
+        "dechaff_store_shared_float",
+        address,
+        value,
+        signature="unsigned address, float value",
+        body='  asm volatile("st.shared.f32 [%0], %1;" :: "r"(address), "f"(value) : "memory");',
+    )
+
+
+def load_shared_float(address: Any) -> Any:
+    """A float32 from shared memory."""
+    return _call(
+        "dechaff_load_shared_float",
+        address,
+        signature="unsigned address",
+        body="  float value;\n"
+        '  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");\n'
+        "  return value;",
+        returns="float32",
+    )
+
+
 def copy_to_global(destination: Any, address: Any) -> Any:
     """Copy 16 bytes from shared to global memory."""
     return _call(
@@ -358,33 +382,52 @@ def wait_for_warpgroup_products(pending: int) -> Any:
 
 
 def warpgroup_product(
-    accumulator: Any, left: Any, right: Any, right_step: Any, columns: int, dtype: str
+    accumulator: Any,
+    left: Any,
+    right: Any,
+    columns: int,
+    dtype: str,
+    *,
+    right_step: int = 0,
+    left_in_registers: bool = False,
+    accumulates: Any = True,
 ) -> Any:
     """Start 64 x ``columns`` float32 ``accumulator`` += 64x16 ``left`` times 16 x ``columns`` right.
 
-    left: address of the 16 columns, in rows of 64 elements (K is contiguous). right: address of the
-    16 rows, in atoms of 8 rows by 64 columns (N is contiguous), ``right_step`` bytes from one run
-    of 64 columns to the next.
+    left: address of 16 columns in rows of 64 elements (K is contiguous); or, in registers, each
+    warp's 16x16 as for ``multiply_accumulate``. right: address of 16 columns in rows of 64 elements
+    (K is contiguous); or with ``right_step``, of 16 rows of 64 columns (N is contiguous), and
+    ``right_step`` bytes from one run of 64 columns to the next. accumulates: false to overwrite.
     """
-    kind = _PTX_TYPE[dtype]
-    count = columns // 2
+    kind, count = _PTX_TYPE[dtype], columns // 2
     numbers = ", ".join(f"%{i}" for i in range(count))
     operands = ", ".join(f'"+f"(c[{i}])' for i in range(count))
+    transposed = int(right_step > 0)
+    if left_in_registers:
+        left_type, left_text = "const unsigned* left", "{%%%d, %%%d, %%%d, %%%d}"
+        left_text %= tuple(count + i for i in range(4))
+        left_operands = ", ".join(f'"r"(left[{i}])' for i in range(4))
+        left_count, modes = 4, f"1, 1, {transposed}"
+    else:
+        left_type, left_text, left_operands = "unsigned left", f"%{count}", '"l"(a)'
+        left_count, modes = 1, f"1, 1, 0, {transposed}"
+    descriptor = "(unsigned long long)(({} & 0x3ffff) >> 4) | {}ull << 16 | 64ull << 32 | 1ull << 62"
+    left_descriptor = f"  unsigned long long a = {descriptor.format('left', 1)};\n"
     body = (
-        "  unsigned long long a = (unsigned long long)((left & 0x3ffff) >> 4) | 1ull << 16\n"
-        "    | 64ull << 32 | 1ull << 62;\n"
-        "  unsigned long long b = (unsigned long long)((right & 0x3ffff) >> 4)\n"
-        "    | (unsigned long long)(right_step >> 4) << 16 | 64ull << 32 | 1ull << 62;\n"
-        f'  asm volatile("wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind} '
-        f'{{{numbers}}}, %{count}, %{count + 1}, 1, 1, 1, 0, 1;"\n'
-        f'    : {operands} : "l"(a), "l"(b));'
+        f"{'' if left_in_registers else left_descriptor}"
+        f"  unsigned long long b = {descriptor.format('right', max(right_step // 16, 1))};\n"
+        f'  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{count + left_count + 1}, 0; "\n'
+        f'    "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind} "\n'
+        f'    "{{{numbers}}}, {left_text}, %{count + left_count}, p, {modes}; }}"\n'
+        f'    : {operands} : {left_operands}, "l"(b), "r"(accumulates));'
     )
+    variant = f"{'r' if left_in_registers else 's'}{right_step}"
     return _call(
-        f"dechaff_warpgroup_product_n{columns}_{kind}",
+        f"dechaff_warpgroup_product_n{columns}_{variant}_{kind}",
         accumulator,
         left,
         right,
-        right_step,
-        signature="float* c, unsigned left, unsigned right, unsigned right_step",
+        accumulates,
+        signature=f"float* c, {left_type}, unsigned right, int accumulates",
         body=body,
     )

@@ -12,17 +12,13 @@ from .device_functions import (
     block_barrier,
     commit_copies,
     copy_async,
-    copy_to_global,
-    exchange,
-    exp2,
     load_matrices,
     multiply_accumulate,
     pack_pair,
     shared_address,
-    store_shared,
     wait_for_copies,
-    warp_barrier,
 )
+from .online_softmax import softmax_macros
 
 WORK_ITEM_FIELDS = 8
 """int32 numbers that describe one query tile; see ``attention_work.py``."""
@@ -138,7 +134,8 @@ def _tile_body(shape: VarlenAttentionShape, q_row: int, kv_row: int, k_column: i
     kv_bytes = keys * line
     shared_elements = (rows * line + 4 * kv_bytes) // 2
     is_causal = shape.is_causal
-    log_scale = shape.scale * math.log2(math.e)
+    softmax = softmax_macros(blocks, keys, size, dtype, shape.scale, is_causal)
+    hide, soften, write = softmax.hide, softmax.soften, softmax.write
 
     @T.macro
     def load_rows(address, tensor, first, count, tile, column, thread):
@@ -185,62 +182,6 @@ def _tile_body(shape: VarlenAttentionShape, q_row: int, kv_row: int, k_column: i
                         )
 
     @T.macro
-    def hide(scores, lane, first_row, first_key, k_count, diagonal):
-        """Set the scores of keys that a query does not see to minus infinity."""
-        for block in T.unroll(blocks):
-            for i in T.unroll(keys // 2):
-                key: T.let[T.int32] = first_key + i // 4 * 8 + lane % 4 * 2 + i % 2
-                row: T.let[T.int32] = first_row + block * 16 + lane // 4 + i // 2 % 2 * 8
-                if is_causal:
-                    if key >= k_count or key > row + diagonal:
-                        scores[block * (keys // 2) + i] = T.float32(-math.inf)
-                else:
-                    if key >= k_count:
-                        scores[block * (keys // 2) + i] = T.float32(-math.inf)
-
-    @T.macro
-    def soften(scores, sums, row_max, row_sum, new_max, factor):
-        """One step of the online softmax: scores become weights, what was summed is rescaled."""
-        for block in T.unroll(blocks):
-            for half in T.unroll(2):
-                new_max[0] = row_max[block * 2 + half]
-                for i in T.unroll(keys // 8):
-                    for j in T.unroll(2):
-                        new_max[0] = T.max(
-                            new_max[0], scores[block * (keys // 2) + i * 4 + half * 2 + j]
-                        )
-                new_max[0] = T.max(new_max[0], exchange(new_max[0], 1))
-                new_max[0] = T.max(new_max[0], exchange(new_max[0], 2))
-                # A row that has seen no key yet: minus infinity less itself would not be a number.
-                factor[0] = T.Select(
-                    new_max[0] == T.float32(-math.inf),
-                    T.float32(0),
-                    new_max[0] * T.float32(log_scale),
-                )
-                row_max[block * 2 + half] = exp2(
-                    row_max[block * 2 + half] * T.float32(log_scale) - factor[0]
-                )
-                row_sum[block * 2 + half] = row_sum[block * 2 + half] * row_max[block * 2 + half]
-                for i in T.unroll(columns):
-                    for j in T.unroll(2):
-                        sums[block * columns * 4 + i * 4 + half * 2 + j] = (
-                            sums[block * columns * 4 + i * 4 + half * 2 + j]
-                            * row_max[block * 2 + half]
-                        )
-                row_max[block * 2 + half] = new_max[0]
-                for i in T.unroll(keys // 8):
-                    for j in T.unroll(2):
-                        scores[block * (keys // 2) + i * 4 + half * 2 + j] = exp2(
-                            scores[block * (keys // 2) + i * 4 + half * 2 + j]
-                            * T.float32(log_scale)
-                            - factor[0]
-                        )
-                        row_sum[block * 2 + half] = (
-                            row_sum[block * 2 + half]
-                            + scores[block * (keys // 2) + i * 4 + half * 2 + j]
-                        )
-
-    @T.macro
     def weigh(sums, scores, p_registers, kv_registers, values_address):
         """sums += weights v. The scores' registers lie as the product's left operand must."""
         for step in T.unroll(keys // 16):
@@ -267,42 +208,6 @@ def _tile_body(shape: VarlenAttentionShape, q_row: int, kv_row: int, k_column: i
                             kv_registers.access_ptr("r", offset=half * 2, extent=2),
                             dtype,
                         )
-
-    @T.macro
-    def write(context, sums, row_sum, factor, base, head, warp, lane, q_first, q_count):
-        """Divide by the sums of the weights and write, 16 bytes a lane, by way of q's place."""
-        for block in T.unroll(blocks):
-            for half in T.unroll(2):
-                factor[0] = row_sum[block * 2 + half]
-                factor[0] = factor[0] + exchange(factor[0], 1)
-                factor[0] = factor[0] + exchange(factor[0], 2)
-                factor[0] = T.Select(
-                    factor[0] > T.float32(0), T.float32(1) / factor[0], T.float32(0)
-                )
-                for i in T.unroll(columns):
-                    store_shared(
-                        base
-                        + T.cast(
-                            (warp * 16 * blocks + block * 16 + half * 8 + lane // 4) * line
-                            + i * 16
-                            + lane % 4 * 4,
-                            "uint32",
-                        ),
-                        pack_pair(
-                            sums[block * columns * 4 + i * 4 + half * 2] * factor[0],
-                            sums[block * columns * 4 + i * 4 + half * 2 + 1] * factor[0],
-                            dtype,
-                        ),
-                    )
-        warp_barrier()
-        for i in T.unroll(blocks * 16 * chunks // 32):
-            row: T.let[T.int32] = warp * 16 * blocks + (i * 32 + lane) // chunks
-            chunk: T.let[T.int32] = (i * 32 + lane) % chunks
-            if row < q_count:
-                copy_to_global(
-                    T.address_of(context[q_first + row, head * size + chunk * 8]),
-                    base + T.cast(row * line + chunk * 16, "uint32"),
-                )
 
     @T.macro
     def body(q, k, v, work, context, head, item, thread):

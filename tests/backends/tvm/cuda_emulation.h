@@ -218,6 +218,14 @@ inline float dechaff_exchange(float value, int mask) {
 inline void dechaff_store_shared(unsigned address, unsigned value) {
   std::memcpy(shared_at(address, 4), &value, 4);
 }
+inline void dechaff_store_shared_float(unsigned address, float value) {
+  std::memcpy(shared_at(address, 4), &value, 4);
+}
+inline float dechaff_load_shared_float(unsigned address) {
+  float value;
+  std::memcpy(&value, shared_at(address, 4), 4);
+  return value;
+}
 inline void dechaff_copy_to_global(void* destination, unsigned address) {
   if ((uintptr_t)destination % 16) std::abort();
   std::memcpy(destination, shared_at(address, 16), 16);
@@ -250,7 +258,8 @@ inline void dechaff_fence_for_tensor_cores() {}
 inline void dechaff_begin_warpgroup_products() {}
 struct Product {
   float* c;
-  unsigned left, right, right_step;
+  unsigned left, left_registers[4], right, right_step;
+  bool left_in_registers, accumulates;
   int columns;
   float (*number)(uint16_t);
 };
@@ -265,15 +274,24 @@ static float swizzled(unsigned start, unsigned offset, float (*number)(uint16_t)
 }
 static void multiply(const Product& p) {
   int warp = current->number / 32 % 4;
+  std::memcpy(current->slots, p.left_registers, 16);
+  meet_warp();
   for (int i = 0; i < p.columns / 2; i++) {
-    int row = warp * 16 + lane() / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane() % 4 * 2 + i % 2;
-    double sum = p.c[i];
-    for (int k = 0; k < 16; k++)
-      sum += (double)swizzled(p.left, row / 8 * 1024 + row % 8 * 128 + k * 2, p.number) *
-             swizzled(p.right, column / 64 * p.right_step + k / 8 * 1024 + k % 8 * 128 + column % 64 * 2,
-                      p.number);
+    int row = lane() / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane() % 4 * 2 + i % 2;
+    double sum = p.accumulates ? p.c[i] : 0;
+    for (int k = 0; k < 16; k++) {
+      unsigned word = peer(lane() / 4 * 4 + k % 8 / 2)->slots[k / 8 * 2 + i / 2 % 2];
+      int tile_row = warp * 16 + row;
+      float left = p.left_in_registers
+                       ? p.number(word >> (k % 2 * 16) & 0xffff)
+                       : swizzled(p.left, tile_row / 8 * 1024 + tile_row % 8 * 128 + k * 2, p.number);
+      unsigned right = p.right_step ? column / 64 * p.right_step + k / 8 * 1024 + k % 8 * 128 + column % 64 * 2
+                                    : column / 8 * 1024 + column % 8 * 128 + k * 2;
+      sum += (double)left * swizzled(p.right, right, p.number);
+    }
     p.c[i] = (float)sum;
   }
+  meet_warp();
 }
 static void wait_for_products(size_t pending) {
   auto& groups = product_groups[current->number];
@@ -288,15 +306,16 @@ inline void dechaff_commit_warpgroup_products() {
 }
 inline void dechaff_wait_for_warpgroup_products_0() { wait_for_products(0); }
 inline void dechaff_wait_for_warpgroup_products_1() { wait_for_products(1); }
-#define WARPGROUP_PRODUCT(columns, kind)                                                          \
-  inline void dechaff_warpgroup_product_n##columns##_##kind(float* c, unsigned left,              \
-                                                            unsigned right, unsigned step) {      \
-    open_products[current->number].push_back({c, left, right, step, columns, from_##kind});       \
-  }
-WARPGROUP_PRODUCT(128, f16)
-WARPGROUP_PRODUCT(128, bf16)
-WARPGROUP_PRODUCT(256, f16)
-WARPGROUP_PRODUCT(256, bf16)
+static void start_product(float* c, unsigned left, unsigned right, unsigned step, int columns,
+                          int accumulates, float (*number)(uint16_t)) {
+  open_products[current->number].push_back(
+      {c, left, {0, 0, 0, 0}, right, step, false, accumulates != 0, columns, number});
+}
+static void start_product(float* c, const unsigned* left, unsigned right, unsigned step, int columns,
+                          int accumulates, float (*number)(uint16_t)) {
+  open_products[current->number].push_back({c, 0, {left[0], left[1], left[2], left[3]}, right, step,
+                                            true, accumulates != 0, columns, number});
+}
 
 static int count_lanes(int flag, int below) {
   current->slots[0] = flag != 0;

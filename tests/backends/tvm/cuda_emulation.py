@@ -18,6 +18,8 @@ _HEADER = Path(__file__).with_name("cuda_emulation.h")
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{')
 _SHARED = re.compile(r"extern __shared__ [^;]*?(\w+) (\w+)\[\];")
 
+_PRODUCT = re.compile(r"dechaff_warpgroup_product_n(\d+)_([rs])(\d+)_(b?f16)\(")
+
 Arguments = Mapping[str, npt.NDArray[np.generic] | int]
 
 
@@ -40,11 +42,12 @@ class EmulatedKernel:
         types = [p.rsplit(" ", 1)[0].replace("__restrict__", "") for p in found[2].split(",")]
         text = _SHARED.sub(r"\1* \2 = (\1*)emulated_shared;", source[found.start() :])
         text = re.sub(r"__shared__ alignas\(\d+\)", "static", text)
+        products = "".join(_product_definition(*p) for p in sorted(set(_PRODUCT.findall(text))))
         arguments = ", ".join(
             f"*({t.strip()}*)emulated_arguments[{i}]" for i, t in enumerate(types)
         )
         code = (
-            f'#include "{_HEADER}"\n{text}\n'
+            f'#include "{_HEADER}"\n{products}{text}\n'
             "static void** emulated_arguments;\n"
             f"static void call() {{ {found[1]}({arguments}); }}\n"
             'extern "C" void run(const int* grid, const int* block, void** arguments) {\n'
@@ -65,6 +68,16 @@ class EmulatedKernel:
             *[ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in values]
         )
         self._library.run((ctypes.c_int * 3)(*grid), (ctypes.c_int * 3)(*block), pointers)
+
+
+def _product_definition(columns: str, left: str, step: str, kind: str) -> str:
+    """The device function of one form of warpgroup product."""
+    left_type = "const unsigned*" if left == "r" else "unsigned"
+    return (
+        f"inline void dechaff_warpgroup_product_n{columns}_{left}{step}_{kind}(float* c, "
+        f"{left_type} left, unsigned right, int accumulates) {{\n"
+        f"  start_product(c, left, right, {step}, {columns}, accumulates, from_{kind});\n}}\n"
+    )
 
 
 def _compiled(code: str) -> Path:
