@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .canonicalize import Canonicalize
+from .convert_precision import ConvertPrecision
 from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
@@ -25,6 +26,7 @@ PASSES: tuple[type[Pass], ...] = (
     FoldAttentionBias,
     FuseSkipNormalization,
     FuseBiasGelu,
+    ConvertPrecision,
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""
 

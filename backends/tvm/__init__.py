@@ -1,0 +1,58 @@
+"""IR to machine code by TVM: CUDA for a GPU, LLVM for a CPU and to check the same code without one.
+
+Nothing here loads TVM before a function is called.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from dechaff.ir import Module
+
+from .installation import require_tvm
+
+if TYPE_CHECKING:
+    from .compiled_model import CompiledModel
+
+
+def resolve_target(text: str) -> Any:
+    """TVM's target for ``cuda``, ``llvm``, a tag of TVM, or a target as JSON.
+
+    Raises:
+        MissingPackageError: TVM is not installed.
+        UsageError: there is no such target.
+    """
+    require_tvm(f"target {text}")
+    from .targets import resolve_target as resolve
+
+    return resolve(text)
+
+
+def compile_module(module: Module, target: Any) -> CompiledModel:
+    """Compile a module for a target of :func:`resolve_target`; it is not changed.
+
+    Raises:
+        UsageError: the target needs a compiler that is not installed.
+        LoweringRejectedError: operators that are not lowered; the message lists all of them.
+        BuildFailedError: TVM failed on the lowered model.
+    """
+    from .build import compile_module as compile_lowered
+
+    return compile_lowered(module, target)
+
+
+def load_library(path: str | os.PathLike[str]) -> CompiledModel:
+    """A compiled model that was saved as a shared library. Load trusted files only.
+
+    Raises:
+        MissingPackageError: TVM is not installed.
+        ModelRejectedError: it is no such library.
+    """
+    require_tvm(f"loading {os.fspath(path)}")
+    from .compiled_model import load_library as load
+
+    return load(path)
+
+
+__all__ = ["compile_module", "load_library", "resolve_target"]

@@ -1,0 +1,178 @@
+"""A model compiled by TVM: it runs, shows its code, and is saved as a library."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from dechaff.ir import DechaffError, ModelRejectedError, UsageError
+
+from .relax_module import ENTRY
+from .signature import Signature
+from .signature_function import SIGNATURE_FUNCTION
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class CompiledRunFailedError(DechaffError):
+    """The compiled model could not run on these inputs."""
+
+
+class CompiledModel:
+    """A compiled model; calls may come from several threads, and run one after another.
+
+    Weights are constants of the library: they are copied to the device once, on the first run.
+
+    Attributes:
+        signature: inputs and outputs.
+        kernels: how many nodes run by hand-written kernels, by operator; empty for a loaded model.
+    """
+
+    def __init__(
+        self, executable: Any, signature: Signature, kernels: Mapping[str, int] | None = None
+    ) -> None:
+        self.signature = signature
+        self.kernels = dict(kernels or {})
+        self._executable = executable
+        self._machine: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def target(self) -> Any:
+        """TVM's target."""
+        return tvm.target.Target(self.signature.target)
+
+    def check_device(self) -> None:
+        """Nothing, if the model can run on this machine.
+
+        Raises:
+            UsageError: it was compiled for a GPU, and there is none.
+        """
+        if self.target.kind.name == "cuda" and not tvm.cuda(0).exist:
+            raise UsageError(
+                f"{self.signature.source}: compiled for {self.target.attrs['arch']}, and no CUDA "
+                "GPU is found here: save it and load it where there is one, or use target llvm"
+            )
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None
+    ) -> Arrays:
+        """Run the model.
+
+        Args:
+            inputs: an array for each input, by name.
+            outputs: names of the outputs wanted; all if None.
+
+        Returns:
+            An array for each output wanted, by name.
+
+        Raises:
+            UsageError: the machine has no such device.
+            CompiledRunFailedError: the model fails on these inputs.
+        """
+        results = self.run_tensors([inputs[port.name] for port in self.signature.inputs])
+        wanted = set(outputs) if outputs is not None else None
+        return {
+            port.name: result.numpy()
+            for port, result in zip(self.signature.outputs, results, strict=True)
+            if wanted is None or port.name in wanted
+        }
+
+    def run_tensors(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run the model on tensors in graph order, and give TVM's tensors.
+
+        Arrays of numpy are copied to the device. What else supports DLPack and lies on the device
+        (a tensor of torch, for instance) is used where it lies, and results can be read in place
+        by ``from_dlpack``.
+
+        Raises:
+            UsageError: the machine has no such device.
+            CompiledRunFailedError: the model fails on these inputs.
+        """
+        with self._lock:
+            machine = self._started()
+            try:
+                results = machine[ENTRY](*[self._tensor(item) for item in inputs])
+            except Exception as error:  # TVM raises RuntimeError and kinds of its own
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                raise CompiledRunFailedError(
+                    f"{self.signature.source}: the compiled model failed: "
+                    f"{lines[-1] if lines else type(error).__name__}"
+                ) from error
+        return list(results)
+
+    def _tensor(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return tvm.runtime.tensor(np.ascontiguousarray(value).reshape(value.shape), self._device)
+        return tvm.runtime.from_dlpack(value)
+
+    @property
+    def _device(self) -> Any:
+        return tvm.cuda(0) if self.target.kind.name == "cuda" else tvm.cpu()
+
+    def _started(self) -> Any:
+        if self._machine is None:
+            self.check_device()
+            self._machine = relax.VirtualMachine(self._executable, self._device)
+        return self._machine
+
+    def source(self) -> str:
+        """The generated code: CUDA C++ for a GPU, LLVM's intermediate form for a CPU."""
+        return "\n".join(_sources(_root(self._executable)))
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as a shared library.
+
+        Raises:
+            UsageError: the folder cannot be written to, or there is no linker.
+        """
+        try:
+            self._executable.export_library(os.fspath(path))
+        except OSError as error:
+            raise UsageError(f"{os.fspath(path)}: cannot be written: {error}") from error
+        except RuntimeError as error:
+            lines = str(error).strip().splitlines()
+            raise UsageError(
+                f"{os.fspath(path)}: cannot be linked: {lines[-1] if lines else error}; a library "
+                "is linked by the C++ compiler g++ or clang++, which must be installed"
+            ) from error
+
+
+def _root(executable: Any) -> Any:
+    return executable.mod if hasattr(executable, "mod") else executable
+
+
+def _sources(module: Any) -> list[str]:
+    """Sources of a runtime module and of what it imports, device code first."""
+    imported = [text for part in module.imports for text in _sources(part)]
+    try:
+        text = str(module.inspect_source())
+    except Exception:  # a module without a source says so in several ways
+        text = ""
+    return [*imported, text] if text.strip() else imported
+
+
+def load_library(path: str | os.PathLike[str]) -> CompiledModel:
+    """The compiled model that :meth:`CompiledModel.export` wrote. Load trusted files only.
+
+    Raises:
+        ModelRejectedError: it is no such library.
+    """
+    place = os.fspath(path)
+    try:
+        library = tvm.runtime.load_module(place)
+        machine = relax.VirtualMachine(library, tvm.cpu())
+        text = machine[SIGNATURE_FUNCTION]().numpy().tobytes().decode()
+        signature = Signature.from_json(text)
+    except Exception as error:  # the loader raises OSError, RuntimeError, AttributeError, ...
+        lines = str(error).strip().splitlines()
+        raise ModelRejectedError(
+            f"{place}: not a library that dechaff saved: {lines[-1] if lines else error}"
+        ) from error
+    return CompiledModel(library, signature)

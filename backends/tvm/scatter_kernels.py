@@ -1,0 +1,49 @@
+"""Kernels that write to computed places: which elements are true, and packed tokens put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+from tvm.script import tirx as T
+
+from .emission import Emission, Expr
+
+
+@T.prim_func(private=True, s_tir=True)
+def places_of_true(mask: T.handle, running: T.handle, places: T.handle) -> None:
+    """``places[running[i] - 1] = i`` where ``mask[i]``."""
+    length = T.int64()
+    count = T.int64()
+    mask_buffer = T.match_buffer(mask, (length,), "bool")
+    running_buffer = T.match_buffer(running, (length,), "int64")
+    place_buffer = T.match_buffer(places, (count,), "int64")
+    for i in range(length):
+        with T.sblock("place"):
+            vi = T.axis.spatial(length, i)
+            T.reads(mask_buffer[vi], running_buffer[vi])
+            T.writes(place_buffer[0:count])
+            if mask_buffer[vi] and running_buffer[vi] <= count:
+                place_buffer[running_buffer[vi] - T.int64(1)] = vi
+
+
+def positions_of_true(emission: Emission, mask: Expr) -> tuple[Expr, Expr]:
+    """Where a vector is true, ascending, and how many are up to each element.
+
+    Args:
+        emission: the function under construction.
+        mask: bool[N].
+
+    Returns:
+        int64[n], where n is read back at run time, and the running count, int64[N].
+    """
+    counts = emission.emit(relax.op.astype(mask, "int64"))
+    running = emission.emit(relax.op.cumsum(counts, 0, "int64"))
+    total = emission.emit(relax.op.sum(counts))
+    (count,) = emission.read_sizes(total, 1)
+    found = emission.call_kernel(
+        places_of_true, "places_of_true", [mask, running], [((count,), "int64")]
+    )
+    return found, running
+
+
