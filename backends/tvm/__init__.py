@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dechaff.ir import Module
 
 from .installation import require_tvm
+from .product_choice import ProductChoice
 
 if TYPE_CHECKING:
     from .compiled_model import CompiledModel
@@ -29,8 +30,12 @@ def resolve_target(text: str) -> Any:
     return resolve(text)
 
 
-def compile_module(module: Module, target: Any) -> CompiledModel:
+def compile_module(
+    module: Module, target: Any, products: ProductChoice | None = None
+) -> CompiledModel:
     """Compile a module for a target of :func:`resolve_target`; it is not changed.
+
+    ``products`` says who computes matrix products on a GPU; our kernels by default.
 
     Raises:
         UsageError: the target needs a compiler that is not installed.
@@ -39,7 +44,7 @@ def compile_module(module: Module, target: Any) -> CompiledModel:
     """
     from .build import compile_module as compile_lowered
 
-    return compile_lowered(module, target)
+    return compile_lowered(module, target, products)
 
 
 def load_library(path: str | os.PathLike[str]) -> CompiledModel:
@@ -55,4 +60,4 @@ def load_library(path: str | os.PathLike[str]) -> CompiledModel:
     return load(path)
 
 
-__all__ = ["compile_module", "load_library", "resolve_target"]
+__all__ = ["ProductChoice", "compile_module", "load_library", "resolve_target"]

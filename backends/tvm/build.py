@@ -12,6 +12,7 @@ from dechaff.ir import DechaffError, Module
 
 from .compiled_model import CompiledModel
 from .installation import require_nvcc
+from .product_choice import ProductChoice
 from .relax_module import to_relax
 from .signature import signature_of
 from .signature_function import add_signature
@@ -21,12 +22,15 @@ class BuildFailedError(DechaffError):
     """TVM, or the compiler behind it, failed on the lowered model."""
 
 
-def compile_module(module: Module, target: Any) -> CompiledModel:
+def compile_module(
+    module: Module, target: Any, products: ProductChoice | None = None
+) -> CompiledModel:
     """Compile a module for a target of TVM; dialect operators may be in it.
 
     Args:
         module: the optimized module, not lowered for another backend. It is not changed.
         target: what :func:`~.targets.resolve_target` gave.
+        products: who computes matrix products on a GPU.
 
     Raises:
         UsageError: the target needs a compiler that is not installed.
@@ -36,7 +40,7 @@ def compile_module(module: Module, target: Any) -> CompiledModel:
     kind = target.kind.name
     if kind == "cuda":
         require_nvcc()
-    lowered = to_relax(module, kind, _architecture(target))
+    lowered = to_relax(module, kind, _architecture(target), products)
     signature = signature_of(module, str(target))
     add_signature(lowered.module, signature)
     executable = build(lowered.module, target, module.source)
@@ -99,7 +103,6 @@ def _finish(target: Any) -> Any:
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
         transform.StaticPlanBlockMemory(),
-        *([transform.RewriteCUDAGraph()] if target.kind.name == "cuda" else []),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),

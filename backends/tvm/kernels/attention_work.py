@@ -12,7 +12,7 @@ def work_items(tokens: int, sequences: int, tile_rows: int) -> int:
 
 
 def attention_work(tile_rows: int, is_causal: bool, index_dtype: str = "int64") -> tirx.PrimFunc:
-    """The kernel: ``(cu_seqlens_q, cu_seqlens_k, work, tokens, key_tokens)``.
+    """The kernel: ``(cu_seqlens_q, cu_seqlens_k, tokens, key_tokens, work)``.
 
     cu_seqlens_q, cu_seqlens_k: [B + 1]. work: int32[W, 8] with ``W = work_items(...)``; an item
     is (first query, queries, first key, keys, diagonal, 0, 0, 0), where query ``i`` of the tile
@@ -66,9 +66,9 @@ def attention_work(tile_rows: int, is_causal: bool, index_dtype: str = "int64") 
     def attention_work(
         q_handle: T.handle,
         k_handle: T.handle,
-        work_handle: T.handle,
         tokens: T.int64,
         key_tokens: T.int64,
+        work_handle: T.handle,
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         boundaries = T.int32()

@@ -60,7 +60,7 @@ class DecodeAttentionShape:
 def decode_attention(shape: DecodeAttentionShape) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Two kernels, to be run one after the other.
 
-    ``(q, k_cache, v_cache, lengths, context, partial)`` and ``(lengths, partial, context)``.
+    ``(q, k_cache, v_cache, lengths, context, partial)`` and ``(lengths, partial, S, context)``.
 
     q, context: [B, num_heads * head_size]. k_cache, v_cache: [B, kv_num_heads, S, head_size].
     lengths: int64[B], how many keys are in the cache; cut to 0..S, and a sequence without keys
@@ -396,8 +396,8 @@ def _combine(shape: DecodeAttentionShape) -> tirx.PrimFunc:
     def combine_attention(
         lengths_handle: T.handle,
         partial_handle: T.handle,
-        context_handle: T.handle,
         longest: T.int64,
+        context_handle: T.handle,
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         batch = T.int32()

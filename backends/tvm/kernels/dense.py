@@ -27,6 +27,7 @@ from .device_functions import (
     warp_barrier,
     warpgroup_product,
 )
+from .parameters import with_parameters
 
 _ROWS = 128
 _DEPTH = 64
@@ -41,6 +42,7 @@ class DenseShape:
         outputs: columns of the result, a multiple of ``tile_columns``.
         dtype: ``float16`` or ``bfloat16``; products are summed in float32.
         activation: ``none``, ``gelu`` (by the error function) or ``gelu_tanh``.
+        has_bias: whether a bias is added.
         tile_columns: columns of a thread block's tile, 128 or 256.
         stages: tiles of x and of the weights held in shared memory.
     """
@@ -49,6 +51,7 @@ class DenseShape:
     outputs: int
     dtype: str = "float16"
     activation: str = "gelu"
+    has_bias: bool = True
     tile_columns: int = 128
     stages: int = 3
 
@@ -79,7 +82,7 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
     shared_elements = stages * stage_bytes // 2 + 512  # room to align by 1024 bytes
     steps = inputs // _DEPTH
     line = (columns + 8) * 2
-    activated = shape.activation != "none"
+    activated, has_bias = shape.activation != "none", shape.has_bias
     p0, p1, p2, p3 = _POLYNOMIALS.get(shape.activation, (0.0,) * 4)
     largest = _LARGEST_SQUARE.get(shape.activation, 0.0)
 
@@ -172,12 +175,14 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
         wait_for_warpgroup_products(0)
         block_barrier()
         for i in T.unroll(columns // 8):
-            load_pair(
-                pair.access_ptr("w"), T.address_of(bias[first_column + i * 8 + lane % 4 * 2]), dtype
-            )
+            if has_bias:
+                load_pair(
+                    pair.access_ptr("w"), T.address_of(bias[first_column + i * 8 + lane % 4 * 2]), dtype
+                )
             for half in T.unroll(2):
                 for j in T.unroll(2):
-                    sums[i * 4 + half * 2 + j] = sums[i * 4 + half * 2 + j] + pair[j]
+                    if has_bias:
+                        sums[i * 4 + half * 2 + j] = sums[i * 4 + half * 2 + j] + pair[j]
                     if activated:
                         square[0] = T.min(
                             sums[i * 4 + half * 2 + j] * sums[i * 4 + half * 2 + j],
@@ -206,4 +211,4 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
                     base + T.cast(row * line + piece * 16, "uint32"),
                 )
 
-    return dense
+    return with_parameters(dense, (True, True, has_bias, True))

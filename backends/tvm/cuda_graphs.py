@@ -1,0 +1,103 @@
+"""CUDA graphs of a compiled model: one for each combination of sizes that comes again."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = "list[torch.Tensor]"
+Sizes = tuple[Any, ...]
+
+RUNS_BEFORE_CAPTURE = 2
+"""A combination of sizes is captured when it comes for the third time."""
+
+MOST_GRAPHS = 16
+"""Of more, the one not used for the longest time is dropped, with its memory."""
+
+
+@dataclasses.dataclass
+class _Graph:
+    graph: torch.cuda.CUDAGraph
+    inputs: list[torch.Tensor]
+    outputs: list[torch.Tensor]
+    storage: list[Any]
+
+
+class CudaGraphs:
+    """Replays a function of TVM's virtual machine on torch's tensors.
+
+    The host issues some hundred launches for a model, at some microseconds each; a graph is one.
+    A graph reads and writes fixed places: inputs are copied to its own tensors, and results from
+    them, so that a result stays the caller's. All memory that the function took while it was
+    captured is held as long as the graph is; TVM's pool would lend it to other runs.
+
+    Args:
+        machine: TVM's virtual machine.
+        run: calls the function with the machine's tensors, and gives its results.
+    """
+
+    def __init__(self, machine: Any, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> None:
+        self._machine = machine
+        self._run = run
+        self._seen: collections.Counter[Sizes] = collections.Counter()
+        self._graphs: collections.OrderedDict[Sizes, _Graph] = collections.OrderedDict()
+
+    def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
+        """Run on these tensors, by a graph where there is one for the sizes."""
+        import torch
+
+        key = (*sizes, *((tuple(t.shape), t.dtype, t.device.index) for t in inputs))
+        found = self._graphs.get(key)
+        if found is None and self._seen[key] < RUNS_BEFORE_CAPTURE:
+            self._seen[key] += 1
+            return [torch.from_dlpack(item).clone() for item in self._run(inputs)]
+        if found is None:
+            found = self._graphs[key] = self._capture(inputs)
+            if len(self._graphs) > MOST_GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        for own, given in zip(found.inputs, inputs, strict=True):
+            own.copy_(given, non_blocking=True)
+        found.graph.replay()
+        return [output.clone() for output in found.outputs]
+
+    def _capture(self, inputs: Sequence[torch.Tensor]) -> _Graph:
+        import torch
+
+        own = [tensor.clone() for tensor in inputs]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            # Once beforehand with all memory held, so that the pool has enough of it after.
+            self._run_holding(own)
+            side.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="relaxed"):
+                results, storage = self._run_holding(own)
+        torch.cuda.current_stream().wait_stream(side)
+        return _Graph(graph, own, [torch.from_dlpack(item) for item in results], storage)
+
+    def _run_holding(self, inputs: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
+        """Run, and give the results and all memory that was taken on the way."""
+        held: list[Any] = []
+
+        def hold(_: Any, name: str, before: bool, result: Any, *__: Any) -> int:
+            if not before and name == "vm.builtin.alloc_storage":
+                held.append(result)
+            return 0
+
+        self._machine.set_instrument(hold)
+        try:
+            results = list(self._run(inputs))
+        finally:
+            self._machine.set_instrument(_ignore)
+        return results, held
+
+
+def _ignore(*_: Any) -> int:
+    return 0
