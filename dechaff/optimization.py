@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dechaff.backends import SessionSettings, lower
 from dechaff.ir import (
@@ -28,6 +28,7 @@ from dechaff.passes import (
 
 from .attention_choice import choose_attention
 from .bisection import bisect_command
+from .compilation import compile_for, runner_of
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
@@ -37,11 +38,15 @@ from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
 from .report import Report, pass_notes
-from .settings import Config, Settings, resolve_settings
+from .settings import Config, Settings, is_compiled, resolve_settings
 from .snapshots import SnapshotWriter
 from .trace import TraceRecorder, tracing
+from .tuning import sizes_for
 from .verification import Reference, Verification, verify_result
 from .versions import package_versions
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
 """Largest model whose failed verification is traced to a pass by running passes one at a time."""
@@ -60,6 +65,7 @@ def optimize(
     snapshots: str | os.PathLike[str] | None = None,
     cache: bool = True,
     session: SessionSettings | None = None,
+    tuning_log: str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
     """Make a model faster without changing its answers.
 
@@ -70,6 +76,7 @@ def optimize(
             of named ones. Capture of a torch module uses them; verification runs them beside
             inputs that it generates from the signature.
         target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
+            ``cuda``, ``llvm``, a tag of TVM or a target as JSON: TVM generates code.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -85,6 +92,7 @@ def optimize(
         cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
+        tuning_log: a folder of ``dechaff tune`` whose schedules generated code takes.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -97,7 +105,14 @@ def optimize(
         VerificationFailedError: the results differ by more than the passes declared.
     """
     started = time.perf_counter()
-    settings = resolve_settings(config, target=target, passes=passes, verify=verify, cache=cache)
+    settings = resolve_settings(
+        config,
+        target=target,
+        passes=passes,
+        verify=verify,
+        cache=cache,
+        tuning_log=None if tuning_log is None else os.fspath(tuning_log),
+    )
     chosen = parse_pass_list(settings.passes)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
         steps = StepCounter(report_step, len(chosen) + 4)
@@ -113,7 +128,7 @@ def optimize(
         report = run.report(time.perf_counter() - started)
         if recorder is not None:
             recorder.finished(report)
-    return OptimizedModel(optimized, report, session)
+    return OptimizedModel(optimized, report, session, run.compiled)
 
 
 def _place(model: Any) -> str:
@@ -151,6 +166,7 @@ class _Run:
         self._lowered_ops: Counter[str] = Counter()
         self._has_attention = False
         self._choices: list[str] = []
+        self.compiled: CompiledModel | None = None
 
     def execute(self) -> Module:
         reference = self._reference()
@@ -171,6 +187,12 @@ class _Run:
         return lowered
 
     def _lower(self, optimized: Module) -> Module:
+        if is_compiled(self._settings.target):
+            example = None if self._example is None else self._example.inputs
+            sizes = sizes_for(self._original, example, None)
+            self.compiled, notes = compile_for(optimized, self._settings, sizes)
+            self._choices += notes
+            return lower(optimized, "portable")
         if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
             return lower(optimized, self._settings.target)
         example = None if self._example is None else self._example.inputs
@@ -201,7 +223,9 @@ class _Run:
     def _verify(self, reference: Reference, lowered: Module) -> None:
         numerics = weakest_numerics(self._records)
         try:
-            self._verification = verify_result(reference, lowered, numerics, self._settings.verify)
+            self._verification = verify_result(
+                reference, lowered, numerics, self._settings.verify, runner_of(self.compiled)
+            )
             problem = self._verification.problem
         except VerificationFailedError as error:
             problem = str(error)

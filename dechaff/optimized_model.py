@@ -6,16 +6,20 @@ import html
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dechaff import __version__
 from dechaff.backends import Session, SessionSettings
-from dechaff.ir import InputRejectedError, Module
+from dechaff.ir import InputRejectedError, Module, UsageError
 
 from .arrays import Array, Arrays, bind_positional, check_inputs, is_torch_tensor, to_torch
+from .library_files import is_library, load_library, save_library
 from .model_files import load_module, save_module
 from .opset_conversion import convert_opset
 from .report import Report
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 
 class OptimizedModel:
@@ -32,6 +36,7 @@ class OptimizedModel:
         module: the lowered graph.
         report: what the optimization did; None for a model that was loaded from a file.
         session: threads, affinity and memory of the runtime; None for the defaults.
+        compiled: the generated code, where the target is one of TVM's; None elsewhere.
     """
 
     def __init__(
@@ -39,8 +44,10 @@ class OptimizedModel:
         module: Module,
         report: Report | None = None,
         session: SessionSettings | None = None,
+        compiled: CompiledModel | None = None,
     ) -> None:
         self.module = module
+        self.compiled = compiled
         self.report = report
         self.session = session
         self._session: Session | None = None
@@ -87,6 +94,19 @@ class OptimizedModel:
             )
         return self._running().run(arrays, outputs)
 
+    def source(self) -> str:
+        """The generated code: CUDA C++, or LLVM's intermediate form.
+
+        Raises:
+            UsageError: the target is one of ONNX Runtime's, for which no code is generated.
+        """
+        if self.compiled is None:
+            raise UsageError(
+                f"{self.module.source}: ONNX Runtime runs this model, so that there is no "
+                "generated code; optimize it with target='llvm' or target='cuda'"
+            )
+        return self.compiled.source()
+
     def save(
         self,
         path: str | os.PathLike[str],
@@ -94,17 +114,26 @@ class OptimizedModel:
         external_data: bool | None = None,
         opset: int | None = None,
     ) -> None:
-        """Write the model as an ONNX file, as a whole or not at all.
+        """Write the model, as a whole or not at all: as ONNX, or as a library where it ends in .so.
 
         Args:
-            path: where to.
+            path: where to. A library needs generated code; it is loaded with TVM's runtime alone.
             external_data: whether weights go to a file beside it; None decides by size.
             opset: version of the standard operators that the file shall import; the graph's own if
                 None.
 
         Raises:
-            UsageError: the folder cannot be written to, or the graph cannot have that opset.
+            UsageError: the folder cannot be written to, the graph cannot have that opset, or the
+                model cannot be had in this form.
         """
+        if is_library(path):
+            save_library(self.compiled, path, self.module.source)
+            return
+        if self.compiled is not None and not len(self.module.graph):
+            raise UsageError(
+                f"{self.module.source}: a compiled library holds no graph to write as ONNX; "
+                "save it as NAME.so"
+            )
         module = self.module if opset is None else convert_opset(self.module, opset)
         save_module(module, path, metadata=self._metadata(), external_data=external_data)
 
@@ -118,7 +147,9 @@ class OptimizedModel:
             "dechaff.target": self.report.target,
         }
 
-    def _running(self) -> Session:
+    def _running(self) -> Session | CompiledModel:
+        if self.compiled is not None:
+            return self.compiled
         with self._lock:
             if self._session is None:
                 self._session = Session(self.module, settings=self.session)
@@ -145,13 +176,18 @@ class OptimizedModel:
 
 
 def load(path: str | os.PathLike[str], *, session: SessionSettings | None = None) -> OptimizedModel:
-    """A model from an ONNX file: one that dechaff saved, or any other, which is left as it is.
+    """A model from a file: one that dechaff saved, or any ONNX file, which is left as it is.
 
     Args:
-        path: the file.
+        path: an ONNX file, or a library (``.so``) that was saved: load trusted ones only, as they
+            hold code.
         session: threads, affinity and memory of the runtime; None for the defaults.
 
     Raises:
-        ModelRejectedError: the file cannot be read as an ONNX model.
+        ModelRejectedError: the file cannot be read as an ONNX model, or is no such library.
+        MissingPackageError: a library needs TVM's runtime, which is not installed.
     """
+    if is_library(path):
+        compiled = load_library(path)
+        return OptimizedModel(compiled.signature.to_module(), session=session, compiled=compiled)
     return OptimizedModel(load_module(path), session=session)

@@ -26,27 +26,39 @@ class Settings:
     """The settings of one run.
 
     Attributes:
-        target: what the result is lowered for, ``cpu`` or ``portable``.
+        target: what the result is lowered for: ``cpu`` or ``portable``; or what TVM generates code
+            for: ``cuda``, ``llvm``, a tag of TVM, or a target as JSON.
         passes: the pass list; see :mod:`dechaff.passes`.
         verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
         cache: whether measurements of earlier runs on this machine are used and kept.
+        tuning_log: a folder of ``dechaff tune``, for targets that code is generated for.
     """
 
     target: str = "cpu"
     passes: PassList = "default"
     verify: str = "final"
     cache: bool = True
+    tuning_log: str | None = None
 
     def __post_init__(self) -> None:
-        from dechaff.backends import TARGETS
-
-        _check_choice("target", self.target, TARGETS)
+        _check_target(self.target)
         _check_choice("verify", self.verify, VERIFY_MODES)
         _check_choice("cache", self.cache, (True, False))
+        if self.tuning_log is not None and not is_compiled(self.target):
+            raise UsageError(
+                f"a tuning log is for generated code, and target {self.target} has none: choose "
+                "target llvm or cuda"
+            )
 
 
 def resolve_settings(
-    config: Config | None, *, target: str, passes: PassList, verify: str, cache: bool = True
+    config: Config | None,
+    *,
+    target: str,
+    passes: PassList,
+    verify: str,
+    cache: bool = True,
+    tuning_log: str | None = None,
 ) -> Settings:
     """Combine arguments and config: an argument that differs from its default wins.
 
@@ -54,7 +66,13 @@ def resolve_settings(
         UsageError: the config cannot be read, or holds an unknown key or value.
     """
     given = read_config(config) if config is not None else {}
-    arguments = {"target": target, "passes": passes, "verify": verify, "cache": cache}
+    arguments = {
+        "target": target,
+        "passes": passes,
+        "verify": verify,
+        "cache": cache,
+        "tuning_log": tuning_log,
+    }
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     changed = {key: value for key, value in arguments.items() if value != defaults[key]}
     return Settings(**{**given, **changed})
@@ -91,6 +109,25 @@ def _read_file(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected a table of settings, got {type(values).__name__}")
     return values
+
+
+def _check_target(target: object) -> None:
+    """Known by name, or by form: whether TVM has such a target is seen when it is asked for."""
+    from dechaff.backends import TARGETS
+
+    if isinstance(target, str) and is_compiled(target):
+        return
+    if target not in TARGETS:
+        known = ", ".join(TARGETS)
+        raise UsageError(
+            f"there is no target {target!r}: choose {known}, cuda, llvm, a tag of TVM such as "
+            "nvidia/nvidia-a100, or a target of TVM as JSON"
+        )
+
+
+def is_compiled(target: str) -> bool:
+    """Whether code is generated for the target, by TVM; ONNX Runtime serves the others."""
+    return target in ("cuda", "llvm") or "/" in target or target.lstrip().startswith("{")
 
 
 def _check_choice(setting: str, value: object, choices: tuple[object, ...]) -> None:

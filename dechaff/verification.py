@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir.passes.common as common_passes
 
@@ -158,12 +158,17 @@ def _valid_part(item: ValidPositions, mask: Array) -> Array:
     return (mask != 0).any(axis=1) if item.per_row else mask
 
 
+Runner = Callable[[Arrays], Arrays]
+"""Runs a model on named arrays."""
+
+
 def run_cases(
     module: Module,
     cases: Sequence[InputCase],
     *,
     served: bool,
     settings: SessionSettings | None = None,
+    runner: Runner | None = None,
 ) -> list[Arrays]:
     """Outputs of a module on every case.
 
@@ -172,13 +177,15 @@ def run_cases(
         cases: the inputs.
         served: run as it will be served, runtime optimizations included; else as a reference.
         settings: threads, affinity and memory; the defaults if None.
+        runner: what runs the module; ONNX Runtime if None.
 
     Raises:
         VerificationFailedError: the module does not load or run where the original does.
     """
     try:
-        session = Session(module, graph_optimizations=served, settings=settings)
-        return [session.run(case.inputs) for case in cases]
+        if runner is None:
+            runner = Session(module, graph_optimizations=served, settings=settings).run
+        return [runner(case.inputs) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(
             f"the optimized model does not run where the original does: {error}"
@@ -226,7 +233,11 @@ def _severity(difference: Difference) -> tuple[bool, float]:
 
 
 def verify_result(
-    reference: Reference, optimized: Module, numerics: Numerics, mode: str
+    reference: Reference,
+    optimized: Module,
+    numerics: Numerics,
+    mode: str,
+    runner: Runner | None = None,
 ) -> Verification:
     """Compare an optimized module, as it will be served, with the original.
 
@@ -235,6 +246,7 @@ def verify_result(
         optimized: the module that will be served.
         numerics: the weakest promise among the passes that changed the graph.
         mode: the verification mode, for the record.
+        runner: what serves the module; ONNX Runtime if None.
 
     Raises:
         VerificationFailedError: the optimized module does not run where the original does.
@@ -242,7 +254,9 @@ def verify_result(
     skipped = tuple(reference.skipped)
     if reference.reason is not None:
         return Verification(mode, skipped=skipped, reason=reference.reason)
-    actual = run_cases(optimized, reference.cases, served=True, settings=reference.settings)
+    actual = run_cases(
+        optimized, reference.cases, served=True, settings=reference.settings, runner=runner
+    )
     names = [case.name for case in reference.cases]
     masks = reference.masks(optimized.valid_positions)
     figures = compare_outputs(reference.outputs, actual, masks, names, numerics)

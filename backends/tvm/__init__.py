@@ -6,6 +6,7 @@ Nothing here loads TVM before a function is called.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dechaff.ir import Module
@@ -31,20 +32,45 @@ def resolve_target(text: str) -> Any:
 
 
 def compile_module(
-    module: Module, target: Any, products: ProductChoice | None = None
+    module: Module,
+    target: Any,
+    *,
+    tuning_log: str | os.PathLike[str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    products: ProductChoice | None = None,
 ) -> CompiledModel:
     """Compile a module for a target of :func:`resolve_target`; it is not changed.
 
-    ``products`` says who computes matrix products on a GPU; our kernels by default.
+    Args:
+        module: an optimized module; dialect operators may be in it.
+        target: TVM's target.
+        tuning_log: a folder that ``dechaff tune`` wrote; None for default schedules.
+        sizes: the sizes to expect, by symbol, which choose among the sizes that were tuned.
+        products: who computes matrix products on a GPU; kernels of ours by default.
 
     Raises:
-        UsageError: the target needs a compiler that is not installed.
+        UsageError: the target needs a compiler that is not installed, or the log has nothing for
+            this target.
         LoweringRejectedError: operators that are not lowered; the message lists all of them.
         BuildFailedError: TVM failed on the lowered model.
     """
+    from .build import Tuning
     from .build import compile_module as compile_lowered
 
-    return compile_lowered(module, target, products)
+    tuning = Tuning(tuning_log, sizes or {}) if tuning_log is not None else None
+    return compile_lowered(module, target, tuning, products)
+
+
+def log_tools(log: str | os.PathLike[str]) -> Any:
+    """The module :mod:`~.tuning.logs`, for a log.
+
+    Raises:
+        MissingPackageError: TVM is not installed.
+    """
+    require_tvm(f"the tuning log {os.fspath(log)}")
+    from .tuning import logs
+
+    return logs
 
 
 def load_library(path: str | os.PathLike[str]) -> CompiledModel:
@@ -60,4 +86,4 @@ def load_library(path: str | os.PathLike[str]) -> CompiledModel:
     return load(path)
 
 
-__all__ = ["ProductChoice", "compile_module", "load_library", "resolve_target"]
+__all__ = ["ProductChoice", "compile_module", "load_library", "log_tools", "resolve_target"]

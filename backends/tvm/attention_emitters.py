@@ -239,9 +239,7 @@ def emit_rotary_embedding(emission: Emission, node: ir.Node) -> Expr:
             emission.match(item, [rows, sequence, turned // 2]) for item in (cosine, sine)
         )
     rotary = _Rotary(turned, bool(attribute(node, "interleaved", 0)))
-    result = emission.emit_te(
-        rotary.compute, x, cosine, sine, positions, name="rotary_embedding"
-    )
+    result = emission.emit_te(rotary.compute, x, cosine, sine, positions, name="rotary_embedding")
     if not flat:
         return result
     swapped = emission.emit(relax.op.permute_dims(result, [0, 2, 1, 3]))
@@ -256,7 +254,7 @@ class _Rotary:
     interleaved: bool
 
     def compute(self, x: Any, cosine: Any, sine: Any, positions: Any) -> Any:
-        """x: [B, H, S, d]; caches: [B or 1, S, size / 2], or [P, size / 2] with positions [B, S]."""
+        """x: [B, H, S, d]; caches: [B or 1, S, size / 2], or [P, size / 2] and positions [B, S]."""
         half = self.size // 2
 
         def angle(cache: Any, b: Any, s: Any, pair: Any) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tvm
@@ -16,20 +20,39 @@ from .product_choice import ProductChoice
 from .relax_module import to_relax
 from .signature import signature_of
 from .signature_function import add_signature
+from .tuning.application import apply_log
+from .tuning.log_folder import TargetLog
 
 
 class BuildFailedError(DechaffError):
     """TVM, or the compiler behind it, failed on the lowered model."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """A tuning log to apply.
+
+    Attributes:
+        log: its folder.
+        sizes: the sizes to expect, by symbol of the inputs, and ``T`` for the packed tokens.
+    """
+
+    log: str | os.PathLike[str]
+    sizes: Mapping[str, int]
+
+
 def compile_module(
-    module: Module, target: Any, products: ProductChoice | None = None
+    module: Module,
+    target: Any,
+    tuning: Tuning | None = None,
+    products: ProductChoice | None = None,
 ) -> CompiledModel:
     """Compile a module for a target of TVM; dialect operators may be in it.
 
     Args:
         module: the optimized module, not lowered for another backend. It is not changed.
         target: what :func:`~.targets.resolve_target` gave.
+        tuning: a tuning log and the sizes to expect; None for default schedules.
         products: who computes matrix products on a GPU.
 
     Raises:
@@ -43,24 +66,39 @@ def compile_module(
     lowered = to_relax(module, kind, _architecture(target), products)
     signature = signature_of(module, str(target))
     add_signature(lowered.module, signature)
-    executable = build(lowered.module, target, module.source)
-    return CompiledModel(executable, signature, lowered.kernels)
+    with _as_build_failure(module.source, target):
+        fused = fuse(lowered.module, target)
+        applied = None
+        if tuning is not None:
+            applied = apply_log(fused, target, TargetLog.find(tuning.log, target), tuning.sizes)
+            fused = applied.module
+        executable = finish(fused, target)
+    return CompiledModel(executable, signature, lowered.kernels, applied)
+
+
+def fused_kernels(module: Module, target: Any) -> Any:
+    """The Relax module of a model with its kernels fused and not yet scheduled: what is tuned.
+
+    Raises:
+        LoweringRejectedError: operators that are not lowered.
+        BuildFailedError: TVM failed on the lowered model.
+    """
+    lowered = to_relax(module, target.kind.name, _architecture(target))
+    with _as_build_failure(module.source, target):
+        return fuse(lowered.module, target)
 
 
 def _architecture(target: Any) -> str:
     return str(target.attrs["arch"]) if target.kind.name == "cuda" else ""
 
 
-def build(relax_module: Any, target: Any, source: str) -> Any:
-    """TVM's executable for a Relax module.
-
-    Raises:
-        BuildFailedError: TVM, or nvcc, failed; the message is its last line.
-    """
+@contextlib.contextmanager
+def _as_build_failure(source: str, target: Any) -> Iterator[None]:
+    """Raise what TVM, or nvcc, says as a :class:`BuildFailedError` of one line."""
     try:
-        with target:
-            prepared = tvm.transform.Sequential(_passes(target))(relax_module)
-            return tvm.compile(prepared, target=target, relax_pipeline=_finish(target))
+        yield
+    except DechaffError:
+        raise
     except Exception as error:  # TVM raises RuntimeError, its own kinds, and what nvcc said
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         raise BuildFailedError(
@@ -69,8 +107,8 @@ def build(relax_module: Any, target: Any, source: str) -> Any:
         ) from error
 
 
-def _passes(target: Any) -> list[Any]:
-    """From Relax operators to scheduled kernels."""
+def fuse(relax_module: Any, target: Any) -> Any:
+    """From Relax operators to fused kernels without a schedule."""
     transform = relax.transform
     passes = [
         relax.backend.DispatchSortScan(),
@@ -81,20 +119,27 @@ def _passes(target: Any) -> list[Any]:
         transform.FuseTIR(),
         transform.DeadCodeElimination(),
     ]
-    if target.kind.name == "cuda":
-        # Fallback comes last: a kernel that no rule binds to threads does not compile.
-        rules = [
-            dlight.gpu.Matmul(),
-            dlight.gpu.GEMV(),
-            dlight.gpu.Reduction(),
-            dlight.gpu.GeneralReduction(),
-            dlight.gpu.Fallback(),
-        ]
-        passes.append(dlight.ApplyDefaultSchedule(*rules))
-    return passes
+    with target:
+        return tvm.transform.Sequential(passes)(relax_module)
 
 
-def _finish(target: Any) -> Any:
+def finish(fused: Any, target: Any) -> Any:
+    """TVM's executable for fused kernels; those without a schedule get a default one."""
+    with target:
+        if target.kind.name == "cuda":
+            # Fallback comes last: a kernel that no rule binds to threads does not compile.
+            rules = [
+                dlight.gpu.Matmul(),
+                dlight.gpu.GEMV(),
+                dlight.gpu.Reduction(),
+                dlight.gpu.GeneralReduction(),
+                dlight.gpu.Fallback(),
+            ]
+            fused = dlight.ApplyDefaultSchedule(*rules)(fused)
+        return tvm.compile(fused, target=target, relax_pipeline=_virtual_machine(target))
+
+
+def _virtual_machine(target: Any) -> Any:
     """From scheduled kernels to the virtual machine's code."""
     transform = relax.transform
     passes = [

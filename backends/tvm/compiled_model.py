@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from dechaff.ir import DechaffError, ModelRejectedError, UsageError
 
+from .cuda_graphs import CudaGraphs
 from .relax_module import ENTRY
 from .signature import Signature
 from .signature_function import SIGNATURE_FUNCTION
+from .token_counting import COUNT_TOKENS, room_for
+from .tuning.application import Application
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -32,21 +36,36 @@ class CompiledModel:
     Attributes:
         signature: inputs and outputs.
         kernels: how many nodes run by hand-written kernels, by operator; empty for a loaded model.
+        tuned: what a tuning log gave; None without one, and for a loaded model.
     """
 
     def __init__(
-        self, executable: Any, signature: Signature, kernels: Mapping[str, int] | None = None
+        self,
+        executable: Any,
+        signature: Signature,
+        kernels: Mapping[str, int] | None = None,
+        tuned: Application | None = None,
     ) -> None:
         self.signature = signature
         self.kernels = dict(kernels or {})
+        self.tuned = tuned
         self._executable = executable
         self._machine: Any = None
+        self._graphs: CudaGraphs | None = None
+        self._counts: bool | None = None
         self._lock = threading.Lock()
 
     @property
     def target(self) -> Any:
         """TVM's target."""
         return tvm.target.Target(self.signature.target)
+
+    @property
+    def target_text(self) -> str:
+        """The target on one line: ``cuda sm_90``, ``llvm znver4``."""
+        target = self.target
+        detail = target.attrs["arch" if target.kind.name == "cuda" else "mcpu"]
+        return f"{target.kind.name} {detail}"
 
     def check_device(self) -> None:
         """Nothing, if the model can run on this machine.
@@ -98,7 +117,7 @@ class CompiledModel:
         with self._lock:
             machine = self._started()
             try:
-                results = machine[ENTRY](*[self._tensor(item) for item in inputs])
+                results = self._run(machine, inputs)
             except Exception as error:  # TVM raises RuntimeError and kinds of its own
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                 raise CompiledRunFailedError(
@@ -107,9 +126,36 @@ class CompiledModel:
                 ) from error
         return list(results)
 
+    def _run(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        tensors = [self._tensor(item) for item in inputs]
+        room = self._room(machine, tensors)
+        if self.target.kind.name != "cuda" or not all(_is_torch(item) for item in inputs):
+            return self._call(machine, tensors, room)
+        if self._graphs is None:
+            self._graphs = CudaGraphs(machine)
+        with tvm_ffi.use_torch_stream():
+            return self._graphs(
+                lambda own: self._call(machine, [self._tensor(item) for item in own], room),
+                inputs,
+                room,
+            )
+
+    def _call(self, machine: Any, tensors: Sequence[Any], room: tuple[int, ...]) -> Sequence[Any]:
+        return machine[ENTRY](*tensors, *([tvm_ffi.Shape(room)] if room else []))
+
+    def _room(self, machine: Any, tensors: Sequence[Any]) -> tuple[int, ...]:
+        """The size that a packed model for a GPU is told; see ``token_counting.py``."""
+        if self._counts is None:
+            self._counts = machine.module.implements_function(COUNT_TOKENS)
+        if not self._counts:
+            return ()
+        return (room_for(int(machine[COUNT_TOKENS](*tensors).numpy())),)
+
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            return tvm.runtime.tensor(np.ascontiguousarray(value).reshape(value.shape), self._device)
+            return tvm.runtime.tensor(
+                np.ascontiguousarray(value).reshape(value.shape), self._device
+            )
         return tvm.runtime.from_dlpack(value)
 
     @property
@@ -142,6 +188,10 @@ class CompiledModel:
                 f"{os.fspath(path)}: cannot be linked: {lines[-1] if lines else error}; a library "
                 "is linked by the C++ compiler g++ or clang++, which must be installed"
             ) from error
+
+
+def _is_torch(value: Any) -> bool:
+    return type(value).__module__ == "torch"
 
 
 def _root(executable: Any) -> Any:

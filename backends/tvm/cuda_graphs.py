@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-Tensors = "list[torch.Tensor]"
+Run = Callable[[Sequence[Any]], Sequence[Any]]
 Sizes = tuple[Any, ...]
 
 RUNS_BEFORE_CAPTURE = 2
@@ -38,26 +38,32 @@ class CudaGraphs:
 
     Args:
         machine: TVM's virtual machine.
-        run: calls the function with the machine's tensors, and gives its results.
     """
 
-    def __init__(self, machine: Any, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> None:
+    def __init__(self, machine: Any) -> None:
         self._machine = machine
-        self._run = run
         self._seen: collections.Counter[Sizes] = collections.Counter()
         self._graphs: collections.OrderedDict[Sizes, _Graph] = collections.OrderedDict()
 
-    def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
-        """Run on these tensors, by a graph where there is one for the sizes."""
+    def __call__(
+        self, run: Run, inputs: Sequence[torch.Tensor], sizes: Sizes
+    ) -> list[torch.Tensor]:
+        """Call the function on these tensors, by a graph where there is one for the sizes.
+
+        Args:
+            run: calls the function on tensors of torch, and gives what it gives.
+            inputs: tensors on one GPU.
+            sizes: what else the function's sizes depend on.
+        """
         import torch
 
         key = (*sizes, *((tuple(t.shape), t.dtype, t.device.index) for t in inputs))
         found = self._graphs.get(key)
         if found is None and self._seen[key] < RUNS_BEFORE_CAPTURE:
             self._seen[key] += 1
-            return [torch.from_dlpack(item).clone() for item in self._run(inputs)]
+            return [torch.from_dlpack(item).clone() for item in run(inputs)]
         if found is None:
-            found = self._graphs[key] = self._capture(inputs)
+            found = self._graphs[key] = self._capture(run, inputs)
             if len(self._graphs) > MOST_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
@@ -66,7 +72,7 @@ class CudaGraphs:
         found.graph.replay()
         return [output.clone() for output in found.outputs]
 
-    def _capture(self, inputs: Sequence[torch.Tensor]) -> _Graph:
+    def _capture(self, run: Run, inputs: Sequence[torch.Tensor]) -> _Graph:
         import torch
 
         own = [tensor.clone() for tensor in inputs]
@@ -74,15 +80,17 @@ class CudaGraphs:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             # Once beforehand with all memory held, so that the pool has enough of it after.
-            self._run_holding(own)
+            self._run_holding(run, own)
             side.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=side, capture_error_mode="relaxed"):
-                results, storage = self._run_holding(own)
+                results, storage = self._run_holding(run, own)
         torch.cuda.current_stream().wait_stream(side)
         return _Graph(graph, own, [torch.from_dlpack(item) for item in results], storage)
 
-    def _run_holding(self, inputs: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
+    def _run_holding(
+        self, run: Run, inputs: Sequence[torch.Tensor]
+    ) -> tuple[list[Any], list[Any]]:
         """Run, and give the results and all memory that was taken on the way."""
         held: list[Any] = []
 
@@ -93,7 +101,7 @@ class CudaGraphs:
 
         self._machine.set_instrument(hold)
         try:
-            results = list(self._run(inputs))
+            results = list(run(inputs))
         finally:
             self._machine.set_instrument(_ignore)
         return results, held

@@ -175,7 +175,9 @@ class Emission:
         """
         function = self.builder.add_func(kernel, name)
         types = [relax.TensorType(list(shape), dtype) for shape, dtype in outputs]
-        return self.emit(relax.call_tir(function, list(args), types[0] if len(types) == 1 else types))
+        return self.emit(
+            relax.call_tir(function, list(args), types[0] if len(types) == 1 else types)
+        )
 
     def match(self, expr: Expr, shape: Sequence[PrimExpr]) -> Expr:
         """The expression with that shape; checked at run time unless it is certain."""

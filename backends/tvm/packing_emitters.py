@@ -34,9 +34,7 @@ def emit_pack(emission: Emission, node: ir.Node) -> Expr:
         batch, sequence = kept.shape
 
         def element(token: Any, *rest: Any) -> Any:
-            flat = tirx.max(
-                tirx.IntImm("int64", 0), tirx.min(index(token), batch * sequence - 1)
-            )
+            flat = tirx.max(tirx.IntImm("int64", 0), tirx.min(index(token), batch * sequence - 1))
             row, position = tirx.floordiv(flat, sequence), tirx.floormod(flat, sequence)
             places = (row, position)
             lead = [

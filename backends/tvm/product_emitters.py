@@ -89,7 +89,9 @@ def emit_conv(emission: Emission, node: ir.Node) -> Expr:
         )
     )
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = emission.emit(relax.op.astype(emission.tensor(node.inputs[2]), emission.dtype(result)))
+        bias = emission.emit(
+            relax.op.astype(emission.tensor(node.inputs[2]), emission.dtype(result))
+        )
         shaped = emission.emit(relax.op.reshape(bias, [1, -1, *[1] * axes]))
         result = emission.emit(relax.op.add(result, shaped))
     return relax.op.astype(result, dtype)

@@ -133,9 +133,7 @@ def _normalization(tensors: list[Any], first: int, epsilon: float, centered: boo
 
     def total(term: Callable[..., Any], name: str) -> Any:
         axes = [te.reduce_axis((0, size), name=f"{name}_k{i}") for i, size in enumerate(inner)]
-        return te.compute(
-            lead, lambda *row: te.sum(term(*row, *axes), axis=axes), name=name
-        )
+        return te.compute(lead, lambda *row: te.sum(term(*row, *axes), axis=axes), name=name)
 
     mean = None
     if centered:
@@ -173,8 +171,12 @@ def _normalize_by_operators(
     if centered:
         mean = emission.emit(relax.op.mean(value, axes, True))
         value = emission.emit(relax.op.subtract(value, mean))
-    square = emission.emit(relax.op.mean(emission.emit(relax.op.multiply(value, value)), axes, True))
-    shifted = emission.emit(relax.op.add(square, emission.constant(np.float32(epsilon).reshape(()))))
+    square = emission.emit(
+        relax.op.mean(emission.emit(relax.op.multiply(value, value)), axes, True)
+    )
+    shifted = emission.emit(
+        relax.op.add(square, emission.constant(np.float32(epsilon).reshape(())))
+    )
     value = emission.emit(relax.op.divide(value, emission.emit(relax.op.sqrt(shifted))))
     value = emission.emit(relax.op.multiply(value, relax.op.astype(weight, "float32")))
     if bias is not None:

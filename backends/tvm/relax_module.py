@@ -89,6 +89,9 @@ def _prepared(module: Module) -> Module:
     """A copy in which dialect operators without an emitter are their reference functions."""
     copy = module.clone()
     attach_functions(copy)
+    for function in copy.model.functions.values():
+        if function.domain == DOMAIN:  # their operators mean the same in later versions
+            function.opset_imports[""] = max(copy.opset, function.opset_imports.get("", 0))
     common_passes.InlinePass(
         lambda function: not (function.domain == DOMAIN and function.name in DIALECT)
     )(copy.model)

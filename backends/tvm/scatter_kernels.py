@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm import relax
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
 from .emission import Emission, Expr
 
@@ -45,5 +43,3 @@ def positions_of_true(emission: Emission, mask: Expr) -> tuple[Expr, Expr]:
         places_of_true, "places_of_true", [mask, running], [((count,), "int64")]
     )
     return found, running
-
-

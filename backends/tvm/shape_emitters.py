@@ -207,9 +207,7 @@ def emit_pad(emission: Emission, node: ir.Node) -> Expr:
     def compute(source: Any, starts: Any, shape: Any) -> Any:
         def element(*index: Any) -> Any:
             places = [i - b for i, b in zip(index, starts, strict=True)]
-            inside = [
-                tirx.all(p >= 0, p < s) for p, s in zip(places, source.shape, strict=True)
-            ]
+            inside = [tirx.all(p >= 0, p < s) for p, s in zip(places, source.shape, strict=True)]
             value = tirx.const(fill, source.dtype)
             return tirx.if_then_else(tirx.all(*inside), source(*places), value)
 
@@ -272,4 +270,3 @@ def emit_trilu(emission: Emission, node: ir.Node) -> Expr:
         offset = int(constant_input(emission, node, 1, "offset").reshape(()))
     function = relax.op.triu if attribute(node, "upper", 1) else relax.op.tril
     return function(emission.tensor(node.inputs[0]), offset)
-

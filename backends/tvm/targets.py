@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import psutil
 import tvm
 
 from dechaff.ir import UsageError
@@ -37,7 +38,7 @@ def resolve_target(text: str) -> Any:
     if text == "cuda":
         return _complete({"kind": "cuda", "arch": found_gpu_arch() or DEFAULT_CUDA_ARCH})
     if text == "llvm":
-        return _complete({"kind": "llvm", "mcpu": str(tvm.target.codegen.llvm_get_system_cpu())})
+        return _complete({"kind": "llvm"})
     try:
         return _complete(_fields(text))
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
@@ -62,7 +63,12 @@ def _fields(text: str) -> dict[str, Any]:
 def _complete(fields: dict[str, Any]) -> Any:
     kind = str(fields.get("kind", ""))
     if kind not in KINDS:
-        raise ValueError(f"code is generated for {' and '.join(KINDS)}, not for {kind or 'nothing'}")
+        raise ValueError(
+            f"code is generated for {' and '.join(KINDS)}, not for {kind or 'nothing'}"
+        )
+    if kind == "llvm":
+        own = {"mcpu": str(tvm.target.codegen.llvm_get_system_cpu()), "num-cores": _cores()}
+        fields = {**own, **fields}
     if kind == "cuda":
         arch = re.sub(r"(?<=\d)[a-z]$", "", str(fields.get("arch", DEFAULT_CUDA_ARCH)))
         if not re.fullmatch(r"sm_\d{2,3}", arch):
@@ -76,6 +82,11 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
+def _cores() -> int:
+    """Physical cores of this machine; what tuning spreads work over."""
+    return int(psutil.cpu_count(logical=False) or 1)
+
+
 def found_gpu_arch() -> str | None:
     """The architecture of the GPU of this machine, such as ``sm_90``; None without one."""
     device = tvm.cuda(0)
@@ -83,16 +94,3 @@ def found_gpu_arch() -> str | None:
         return None
     version = str(device.compute_version)
     return "sm_" + version.replace(".", "")
-
-
-def has_device(target: Any) -> bool:
-    """Whether code for the target can run on this machine."""
-    return target.kind.name == "llvm" or bool(tvm.cuda(0).exist)
-
-
-def target_text(target: Any) -> str:
-    """The target on one line: ``cuda sm_90``, ``llvm``."""
-    if target.kind.name == "cuda":
-        return f"cuda {target.attrs['arch']}"
-    mcpu = target.attrs.get("mcpu", "") if hasattr(target.attrs, "get") else ""
-    return f"llvm {mcpu}".strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
 _LOWEST = -3.0e38
 
@@ -101,7 +101,9 @@ def varlen_attention(
                 for i in range(v_size):
                     out[vt, vh * v_size + i] = T.Cast(
                         dtype,
-                        T.if_then_else(total[0] > T.float32(0), weighted[i] / total[0], T.float32(0)),
+                        T.if_then_else(
+                            total[0] > T.float32(0), weighted[i] / total[0], T.float32(0)
+                        ),
                     )
 
     return attention

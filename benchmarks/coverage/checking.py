@@ -69,13 +69,14 @@ def check(family: Family, door: str, folder: pathlib.Path) -> Outcome:
     """
     start = Outcome(family.name, door, expected=family.attentions)
     try:
-        module, inputs = _capture(family, door, folder)
+        module, inputs = capture(family, door, folder)
     except Exception as error:  # what fails here is anybody's code; the page tells what
         return dataclasses.replace(start, reason=f"not captured: {_one_line(error)}")
     return _optimize(dataclasses.replace(start, captured=True), module, inputs)
 
 
-def _capture(family: Family, door: str, folder: pathlib.Path) -> tuple[Module, Inputs]:
+def capture(family: Family, door: str, folder: pathlib.Path) -> tuple[Module, Inputs]:
+    """The module of a family that came in through a door, and the inputs it is called with."""
     with quiet():
         model = build_model(family)
         inputs, axes = example_inputs(family, model)

@@ -1,0 +1,100 @@
+"""A dense layer with GELU on the CPU: TVM's default schedule beside the tuned one.
+
+``python -m benchmarks.tuning --trials 64`` tunes into a fresh log, compiles the same graph with and
+without it, compares both with ONNX Runtime, and times them in turn, within one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+import numpy as np
+import onnx_ir as ir
+
+import dechaff
+from benchmarks.machine import describe_machine
+from benchmarks.measure import median_ratio, time_interleaved
+from dechaff.backends import Session
+from dechaff.backends.tvm import compile_module, resolve_target
+from dechaff.ir import Module, parse
+
+_TEXT = """
+<ir_version: 10, opset_import: ["" : 23]>
+dense (float[T,{width}] x) => (float[T,{inner}] y)
+{{
+    product = MatMul (x, weight)
+    sum = Add (product, bias)
+    y = Gelu (sum)
+}}
+"""
+
+
+def dense_gelu(width: int, inner: int) -> Module:
+    """``Gelu(x @ weight + bias)`` with seeded random weights."""
+    generator = np.random.default_rng(0)
+    text = _TEXT.format(width=width, inner=inner).replace(
+        "dense (", f"dense (float[{width},{inner}] weight, float[{inner}] bias, ", 1
+    )
+    module = parse(text)
+    scale = width**-0.5
+    for name, shape in (("weight", (width, inner)), ("bias", (inner,))):
+        value = next(value for value in module.graph.inputs if value.name == name)
+        module.graph.inputs.remove(value)
+        array = (generator.standard_normal(shape) * scale).astype(np.float32)
+        value.const_value = ir.Tensor(array, name=name)
+        module.graph.register_initializer(value)
+    return module
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=256, help="rows the layer is tuned at")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--inner", type=int, default=3072)
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--log", type=pathlib.Path, help="keep the log, or go on with it")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
+    options = parser.parse_args()
+    module = dense_gelu(options.width, options.inner)
+    sizes = {"T": options.tokens}
+    with tempfile.TemporaryDirectory() as folder:
+        log = options.log or pathlib.Path(folder)
+        started = time.perf_counter()
+        dechaff.tune(module.model, target="llvm", log=log, trials=options.trials, sizes=sizes)
+        tuning_seconds = time.perf_counter() - started
+        target = resolve_target("llvm")
+        untuned = compile_module(module, target)
+        tuned = compile_module(module, target, tuning_log=log, sizes=sizes)
+    session = Session(module)
+    generator = np.random.default_rng(1)
+    rows = []
+    for tokens in (options.tokens, options.tokens * 2 - 3):
+        x = generator.standard_normal((tokens, options.width)).astype(np.float32)
+        expected = session.run({"x": x})["y"]
+        runs = {"untuned": untuned.run, "tuned": tuned.run, "ONNX Runtime": session.run}
+        errors = {
+            name: float(np.abs(run({"x": x})["y"] - expected).max()) for name, run in runs.items()
+        }
+        calls = {name: functools.partial(run, {"x": x}) for name, run in runs.items()}
+        timings = time_interleaved(calls, options.rounds)
+        ratio = median_ratio(timings, "untuned", "tuned")
+        rows.append({"tokens": tokens, "seconds": timings, "ratio": ratio, "errors": errors})
+        for name, seconds in timings.items():
+            milliseconds = 1000 * statistics.median(seconds)
+            print(f"{tokens} rows: {name}: {milliseconds:.2f} ms, error {errors[name]:.1e}")
+        print(f"{tokens} rows: tuned is {ratio:.1f} times as fast as untuned")
+    print(f"{options.trials} trials in {tuning_seconds:.0f} s; {describe_machine()}")
+    if options.json is not None:
+        figures = {"machine": describe_machine(), "tuning_seconds": tuning_seconds, "rows": rows}
+        options.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

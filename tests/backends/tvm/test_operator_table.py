@@ -1,0 +1,54 @@
+"""Which operator runs where: every operator of the dialect on every backend, holes with reasons."""
+
+from __future__ import annotations
+
+import itertools
+
+from dechaff.backends.onnxruntime.lowering import lowering_kinds
+from dechaff.backends.tvm.emitters import DIALECT, STANDARD
+from dechaff.backends.tvm.kernel_table import KERNELS
+from dechaff.ir import dialect_ops
+
+DECLARED_HOLES = {
+    ("MaskedVarlenAttention", "tvm"): "runs as its reference function, which pads",
+    (
+        "SkipLayerNormalization",
+        "onnxruntime",
+    ): "the runtime's fused kernel is slower than two nodes",
+    ("BiasSkipLayerNormalization", "onnxruntime"): "the same",
+    ("SkipRMSNormalization", "onnxruntime"): "the same",
+    ("TokenLayout", "onnxruntime"): "standard operators on small integer tensors",
+    ("Unpack", "onnxruntime"): "one ScatterND",
+}
+"""Operators without a lowering of their own: they run as their reference function."""
+
+
+def lowerings(op: str) -> dict[str, str]:
+    by_kernel = [kind for kind, table in KERNELS.items() if op in table]
+    plain = ["plain"] if op in DIALECT else []
+    return {
+        "onnxruntime": ", ".join(lowering_kinds(op)),
+        "tvm": ", ".join([*plain, *(f"{kind} kernel" for kind in by_kernel)]),
+    }
+
+
+def test_every_dialect_operator_has_a_lowering_on_every_backend_or_a_reason_not_to() -> None:
+    table = {op.name: lowerings(op.name) for op in dialect_ops()}
+    lines = [f"{op:28} {row['onnxruntime']:18} {row['tvm']}" for op, row in table.items()]
+    print("\n".join(["operator                     onnxruntime        tvm", *lines]))
+    holes = {
+        (op, backend)
+        for op, backend in itertools.product(table, ("onnxruntime", "tvm"))
+        if not table[op][backend]
+    }
+    assert holes == set(DECLARED_HOLES)
+
+
+def test_the_tables_name_operators_that_exist() -> None:
+    import onnx.defs
+
+    dialect = {op.name for op in dialect_ops()}
+    assert set(DIALECT) <= dialect
+    assert {op for op in STANDARD if not onnx.defs.has(op)} == set()
+    kernels = {op for table in KERNELS.values() for op in table}
+    assert kernels <= dialect | set(STANDARD)
