@@ -14,6 +14,7 @@ from tvm.s_tir import dlight
 
 from dechaff.ir import DechaffError, Module
 
+from . import cuda_compilation  # noqa: F401  # it registers the compiler
 from .compiled_model import CompiledModel
 from .installation import require_nvcc
 from .product_choice import ProductChoice

@@ -14,7 +14,7 @@ from tvm import relax
 
 from dechaff.ir import DechaffError, ModelRejectedError, UsageError
 
-from .cuda_graphs import CudaGraphs
+from .cuda_graphs import CudaGraphs, is_cuda_tensor
 from .relax_module import ENTRY
 from .signature import Signature
 from .signature_function import SIGNATURE_FUNCTION
@@ -52,6 +52,7 @@ class CompiledModel:
         self._executable = executable
         self._machine: Any = None
         self._graphs: CudaGraphs | None = None
+        self._count_graphs: CudaGraphs | None = None
         self._counts: bool | None = None
         self._lock = threading.Lock()
 
@@ -127,29 +128,27 @@ class CompiledModel:
         return list(results)
 
     def _run(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
-        tensors = [self._tensor(item) for item in inputs]
-        room = self._room(machine, tensors)
-        if self.target.kind.name != "cuda" or not all(_is_torch(item) for item in inputs):
-            return self._call(machine, tensors, room)
-        if self._graphs is None:
-            self._graphs = CudaGraphs(machine)
-        with tvm_ffi.use_torch_stream():
-            return self._graphs(
-                lambda own: self._call(machine, [self._tensor(item) for item in own], room),
-                inputs,
-                room,
-            )
-
-    def _call(self, machine: Any, tensors: Sequence[Any], room: tuple[int, ...]) -> Sequence[Any]:
-        return machine[ENTRY](*tensors, *([tvm_ffi.Shape(room)] if room else []))
-
-    def _room(self, machine: Any, tensors: Sequence[Any]) -> tuple[int, ...]:
-        """The size that a packed model for a GPU is told; see ``token_counting.py``."""
         if self._counts is None:
             self._counts = machine.module.implements_function(COUNT_TOKENS)
+        if self.target.kind.name == "cuda" and all(is_cuda_tensor(item) for item in inputs):
+            return self._run_on_stream(machine, inputs)
+        tensors = [self._tensor(item) for item in inputs]
         if not self._counts:
-            return ()
-        return (room_for(int(machine[COUNT_TOKENS](*tensors).numpy())),)
+            return machine[ENTRY](*tensors)
+        room = room_for(int(machine[COUNT_TOKENS](*tensors).numpy()))
+        return machine[ENTRY](*tensors, tvm_ffi.Shape((room,)))
+
+    def _run_on_stream(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Tensors of torch: on torch's current stream, by CUDA graphs where sizes come again."""
+        if self._graphs is None or self._count_graphs is None:
+            self._graphs, self._count_graphs = CudaGraphs(machine), CudaGraphs(machine)
+        if not self._counts:
+            return self._graphs(lambda own: machine[ENTRY](*own), inputs, ())
+        (count,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())
+        room = room_for(int(count))
+        return self._graphs(
+            lambda own: machine[ENTRY](*own, tvm_ffi.Shape((room,))), inputs, (room,)
+        )
 
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -188,10 +187,6 @@ class CompiledModel:
                 f"{os.fspath(path)}: cannot be linked: {lines[-1] if lines else error}; a library "
                 "is linked by the C++ compiler g++ or clang++, which must be installed"
             ) from error
-
-
-def _is_torch(value: Any) -> bool:
-    return type(value).__module__ == "torch"
 
 
 def _root(executable: Any) -> Any:

@@ -7,6 +7,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import tvm
+import tvm_ffi
+
 if TYPE_CHECKING:
     import torch
 
@@ -51,7 +54,7 @@ class CudaGraphs:
         """Call the function on these tensors, by a graph where there is one for the sizes.
 
         Args:
-            run: calls the function on tensors of torch, and gives what it gives.
+            run: calls the function on the machine's tensors, and gives what it gives.
             inputs: tensors on one GPU.
             sizes: what else the function's sizes depend on.
         """
@@ -61,7 +64,7 @@ class CudaGraphs:
         found = self._graphs.get(key)
         if found is None and self._seen[key] < RUNS_BEFORE_CAPTURE:
             self._seen[key] += 1
-            return [torch.from_dlpack(item).clone() for item in run(inputs)]
+            return [torch.from_dlpack(item).clone() for item in _on_stream(run, inputs)]
         if found is None:
             found = self._graphs[key] = self._capture(run, inputs)
             if len(self._graphs) > MOST_GRAPHS:
@@ -88,9 +91,7 @@ class CudaGraphs:
         torch.cuda.current_stream().wait_stream(side)
         return _Graph(graph, own, [torch.from_dlpack(item) for item in results], storage)
 
-    def _run_holding(
-        self, run: Run, inputs: Sequence[torch.Tensor]
-    ) -> tuple[list[Any], list[Any]]:
+    def _run_holding(self, run: Run, inputs: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
         """Run, and give the results and all memory that was taken on the way."""
         held: list[Any] = []
 
@@ -101,10 +102,23 @@ class CudaGraphs:
 
         self._machine.set_instrument(hold)
         try:
-            results = list(run(inputs))
+            results = _on_stream(run, inputs)
         finally:
             self._machine.set_instrument(_ignore)
         return results, held
+
+
+def _on_stream(run: Run, inputs: Sequence[torch.Tensor]) -> list[Any]:
+    """Call with the machine's view of the tensors, on torch's current stream."""
+    with tvm_ffi.use_torch_stream():
+        return list(run([tvm.runtime.from_dlpack(tensor) for tensor in inputs]))
+
+
+def is_cuda_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of torch on a GPU; torch is not loaded to tell."""
+    return type(value).__module__.partition(".")[0] == "torch" and bool(
+        getattr(value, "is_cuda", False)
+    )
 
 
 def _ignore(*_: Any) -> int:

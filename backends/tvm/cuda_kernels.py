@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from tvm import relax, tirx
 
@@ -111,16 +112,35 @@ def _has_mma(emission: Emission) -> bool:
 
 
 def _fused_qkv(emission: Emission, node: ir.Node, widths: tuple[int, int, int]) -> Expr | None:
-    """The one tensor that q, k and v are column ranges of, in this order, or None."""
-    producers = [value.producer() if value is not None else None for value in node.inputs[:3]]
-    split = producers[0]
-    if split is None or split.op_type != "Split" or any(p is not split for p in producers):
+    """The one tensor that q, k and v are column ranges of, in this order, or None.
+
+    Passes leave the bias of the queries alone, as those of keys and values go elsewhere; it then
+    becomes a bias of the common product that is zero for the rest.
+    """
+    q = node.inputs[0]
+    adder = q.producer() if q is not None else None
+    bias = None
+    if adder is not None and adder.op_type == "Add":
+        bias = emission.array(adder.inputs[1])
+        q = adder.inputs[0]
+        if bias is None or bias.shape != (widths[0],):
+            return None
+    split = q.producer() if q is not None else None
+    if split is None or split.op_type != "Split" or not _is_every_token(node.inputs[4]):
         return None
-    if list(split.outputs) != list(node.inputs[:3]) or not _is_every_token(node.inputs[4]):
+    if list(split.outputs) != [q, *node.inputs[1:3]]:
         return None
     whole = emission.tensor(split.inputs[0])
     columns = _width(emission.shape(whole)[1:])
-    return whole if len(emission.shape(whole)) == 2 and columns == sum(widths) else None
+    if len(emission.shape(whole)) != 2 or columns != sum(widths):
+        return None
+    if bias is None:
+        return whole
+    product = split.inputs[0].producer() if split.inputs[0] is not None else None
+    if product is None or product.op_type != "MatMul":
+        return None
+    padded = np.concatenate([bias, np.zeros(columns - widths[0], bias.dtype)])
+    return dense_layer(emission, product.inputs[0], product.inputs[1], padded, "none")
 
 
 def _is_every_token(key_index: ir.Value | None) -> bool:
@@ -213,9 +233,10 @@ def provide_add(emission: Emission, node: ir.Node) -> Expr | None:
     for index in (0, 1):
         product, bias = node.inputs[index], node.inputs[1 - index]
         producer = product.producer() if product is not None else None
-        if producer is None or producer.op_type != "MatMul" or emission.array(bias) is None:
+        array = emission.array(bias)
+        if producer is None or producer.op_type != "MatMul" or array is None:
             continue
-        return dense_layer(emission, producer.inputs[0], producer.inputs[1], bias, "none")
+        return dense_layer(emission, producer.inputs[0], producer.inputs[1], array, "none")
     return None
 
 
@@ -226,10 +247,13 @@ def provide_gelu(emission: Emission, node: ir.Node) -> Expr | None:
     x_value = node.inputs[0]
     bias_value = node.inputs[1] if node.op_type == "BiasGelu" else None
     producer = x_value.producer() if x_value is not None else None
-    if producer is not None and producer.op_type == "MatMul" and producer.domain == "":
-        fused = dense_layer(
-            emission, producer.inputs[0], producer.inputs[1], bias_value, activation
-        )
+    bias = emission.array(bias_value)
+    if (
+        producer is not None
+        and (producer.domain, producer.op_type) == ("", "MatMul")
+        and (bias_value is None or bias is not None)
+    ):
+        fused = dense_layer(emission, producer.inputs[0], producer.inputs[1], bias, activation)
         if fused is not None:
             return fused
     x = emission.tensor(x_value)

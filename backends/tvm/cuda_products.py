@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 from tvm import relax, tirx
 
-from .emission import Emission, Expr
+from .emission import Array, Emission, Expr
 from .kernels.activations import bias_gelu
 from .kernels.dense import DenseShape, dense
 from .library_calls import LINEAR
@@ -18,7 +18,7 @@ def dense_layer(
     emission: Emission,
     x_value: ir.Value | None,
     weight_value: ir.Value | None,
-    bias_value: ir.Value | None,
+    bias: Array | None,
     activation: str,
 ) -> Expr | None:
     """``activation(x weight + bias)`` with constant 16-bit weights, or None where it is declined.
@@ -29,17 +29,17 @@ def dense_layer(
     weight = emission.array(weight_value)
     if weight is None or weight.ndim != 2:
         return None
-    x, bias = emission.tensor(x_value), emission.array(bias_value)
+    x = emission.tensor(x_value)
     if not is_half(emission, x) or len(emission.shape(x)) < 2:
         return None
     inputs, outputs = weight.shape
-    if bias_value is not None and (bias is None or bias.shape != (outputs,)):
+    if bias is not None and bias.shape != (outputs,):
         return None
     if outputs % 8 or inputs % 8:
         return None
     rows = as_rows(emission, x)
     args = [rows, emission.tensor(weight_value)]
-    args += [emission.tensor(bias_value)] if bias_value is not None else []
+    args += [emission.constant(bias)] if bias is not None else []
     choice = emission.products.choose(inputs, outputs, activation)
     if choice == "library":
         result = _by_library(emission, args, outputs, activation)

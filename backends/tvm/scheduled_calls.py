@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 
 from .emission import Emission, Expr
 
@@ -35,7 +35,7 @@ def call_scheduled(
     Returns:
         The output, or a tuple of several.
     """
-    private = kernel.without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
+    private = in_block(kernel).without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
     function = emission.builder.add_func(private, name)
     types = [relax.TensorType(list(shape), dtype) for shape, dtype in outputs]
     return emission.emit(
@@ -45,6 +45,12 @@ def call_scheduled(
             types[0] if len(types) == 1 else types,
         )
     )
+
+
+def in_block(kernel: Any) -> Any:
+    """The kernel with its body in a block, as passes over Relax modules expect of every kernel."""
+    block = s_tir.SBlock([], [], [], "root", kernel.body)
+    return kernel.with_body(s_tir.SBlockRealize([], True, block))
 
 
 def is_half(emission: Emission, x: Expr) -> bool:

@@ -28,11 +28,9 @@ def attention_work(tile_rows: int, is_causal: bool, index_dtype: str = "int64") 
 
     @T.macro
     def cut_range(span, cu_seqlens, sequence, limit):
-        """span = (first row, rows) of a sequence, inside ``limit`` rows."""
+        """Span = (first row, rows) of a sequence, inside ``limit`` rows."""
         span[0] = T.cast(
-            T.max(
-                T.min(cu_seqlens[sequence], T.cast(limit, index_dtype)), T.cast(0, index_dtype)
-            ),
+            T.max(T.min(cu_seqlens[sequence], T.cast(limit, index_dtype)), T.cast(0, index_dtype)),
             "int32",
         )
         span[1] = (
@@ -53,9 +51,7 @@ def attention_work(tile_rows: int, is_causal: bool, index_dtype: str = "int64") 
         work[row, 1] = T.min(q_span[1] - first, tile_rows)
         work[row, 2] = k_span[0]
         if is_causal:
-            work[row, 3] = T.max(
-                T.min(k_span[1], k_span[1] - q_span[1] + first + tile_rows), 0
-            )
+            work[row, 3] = T.max(T.min(k_span[1], k_span[1] - q_span[1] + first + tile_rows), 0)
         else:
             work[row, 3] = k_span[1]
         work[row, 4] = k_span[1] - q_span[1] + first

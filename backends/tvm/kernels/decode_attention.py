@@ -82,9 +82,7 @@ def _tile_macros(blocks: int, kv_heads: int):
     @T.macro
     def count_tiles(out, lengths, sequence, longest):
         out[0] = (
-            T.cast(
-                T.max(T.min(lengths[sequence], T.cast(longest, "int64")), T.int64(0)), "int32"
-            )
+            T.cast(T.max(T.min(lengths[sequence], T.cast(longest, "int64")), T.int64(0)), "int32")
             + (KEYS_PER_TILE - 1)
         ) // KEYS_PER_TILE
 
@@ -199,9 +197,7 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
         for i in T.unroll(4):
             q_registers[steps * 4 + i] = pack_pair(scores[i * 2], scores[i * 2 + 1], dtype)
         for pair in T.unroll(steps):
-            load_matrices(
-                kv_registers.access_ptr("w"), v_at + T.uint32(pair * 32), transposed=True
-            )
+            load_matrices(kv_registers.access_ptr("w"), v_at + T.uint32(pair * 32), transposed=True)
             for half in T.unroll(2):
                 multiply_accumulate(
                     sums.access_ptr("rw", offset=(pair * 2 + half) * 4, extent=4),
@@ -349,9 +345,7 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                         joined[2] = T.float32(0)
                         for other in T.unroll(4):
                             state[4] = exp2(
-                                load_shared_float(
-                                    theirs + T.uint32(other * merge_bytes + size * 4)
-                                )
+                                load_shared_float(theirs + T.uint32(other * merge_bytes + size * 4))
                                 - joined[0]
                             )
                             joined[1] = joined[1] + state[4] * load_shared_float(

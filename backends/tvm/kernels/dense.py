@@ -94,9 +94,7 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
             piece: T.let[T.int32] = thread % 8
             copy_async(
                 base + T.cast(row * 128 + T.bitwise_xor(piece, row % 8) * 16, "uint32"),
-                T.address_of(
-                    x[T.min(first_row + row, tokens - 1), step * _DEPTH + piece * 8]
-                ),
+                T.address_of(x[T.min(first_row + row, tokens - 1), step * _DEPTH + piece * 8]),
                 first_row + row < tokens,
             )
         for i in T.unroll(_DEPTH * columns // 8 // 256):
@@ -116,7 +114,9 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
             )
 
     @T.prim_func(s_tir=True)
-    def dense(x_handle: T.handle, weight_handle: T.handle, bias_handle: T.handle, y_handle: T.handle):
+    def dense(
+        x_handle: T.handle, weight_handle: T.handle, bias_handle: T.handle, y_handle: T.handle
+    ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         tokens = T.int32()
         x = T.match_buffer(x_handle, (tokens, inputs), dtype)
@@ -131,8 +131,10 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
         pair = T.alloc_buffer((2,), "float32", scope="local")
         square = T.alloc_buffer((1,), "float32", scope="local")
         base: T.let[T.uint32] = (
-            shared_address(shared.access_ptr("rw")) + T.uint32(1023)
-        ) // T.uint32(1024) * T.uint32(1024)
+            (shared_address(shared.access_ptr("rw")) + T.uint32(1023))
+            // T.uint32(1024)
+            * T.uint32(1024)
+        )
         group: T.let[T.int32] = thread // 128
         warp: T.let[T.int32] = thread // 32
         lane: T.let[T.int32] = thread % 32
@@ -177,7 +179,9 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
         for i in T.unroll(columns // 8):
             if has_bias:
                 load_pair(
-                    pair.access_ptr("w"), T.address_of(bias[first_column + i * 8 + lane % 4 * 2]), dtype
+                    pair.access_ptr("w"),
+                    T.address_of(bias[first_column + i * 8 + lane % 4 * 2]),
+                    dtype,
                 )
             for half in T.unroll(2):
                 for j in T.unroll(2):
@@ -192,7 +196,8 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
                             (T.float32(p3) * square[0] + T.float32(p2)) * square[0] + T.float32(p1)
                         ) * square[0] + T.float32(p0)
                         sums[i * 4 + half * 2 + j] = sums[i * 4 + half * 2 + j] * reciprocal(
-                            T.float32(1) + exp2(T.float32(0) - sums[i * 4 + half * 2 + j] * square[0])
+                            T.float32(1)
+                            + exp2(T.float32(0) - sums[i * 4 + half * 2 + j] * square[0])
                         )
                 store_shared(
                     base

@@ -282,7 +282,7 @@ def lanes_with(flag: Any) -> Any:
 
 
 def error_function(value: Any) -> Any:
-    """erf of a float32."""
+    """Erf of a float32."""
     return _call(
         "dechaff_error_function",
         value,
@@ -293,7 +293,7 @@ def error_function(value: Any) -> Any:
 
 
 def hyperbolic_tangent(value: Any) -> Any:
-    """tanh of a float32, to float32 accuracy (the hardware's ``tanh.approx`` errs by 2**-11)."""
+    """Tanh of a float32, to float32 accuracy (the hardware's ``tanh.approx`` errs by 2**-11)."""
     return _call(
         "dechaff_hyperbolic_tangent",
         value,
@@ -411,7 +411,9 @@ def warpgroup_product(
     else:
         left_type, left_text, left_operands = "unsigned left", f"%{count}", '"l"(a)'
         left_count, modes = 1, f"1, 1, 0, {transposed}"
-    descriptor = "(unsigned long long)(({} & 0x3ffff) >> 4) | {}ull << 16 | 64ull << 32 | 1ull << 62"
+    descriptor = (
+        "(unsigned long long)(({} & 0x3ffff) >> 4) | {}ull << 16 | 64ull << 32 | 1ull << 62"
+    )
     left_descriptor = f"  unsigned long long a = {descriptor.format('left', 1)};\n"
     body = (
         f"{'' if left_in_registers else left_descriptor}"

@@ -47,9 +47,7 @@ def token_layout() -> tirx.PrimFunc:
             kept[0] = 0
             if turn * 256 + thread < row * sequence:
                 kept[0] = T.cast(
-                    keep_mask[
-                        (turn * 256 + thread) // sequence, (turn * 256 + thread) % sequence
-                    ],
+                    keep_mask[(turn * 256 + thread) // sequence, (turn * 256 + thread) % sequence],
                     "int32",
                 )
             before[0] = before[0] + lanes_with(kept[0])
@@ -111,9 +109,7 @@ def pack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
         column: T.let[T.int32] = (block * 256 + thread) % (size // 8) * 8
         if token < tokens:
             row: T.let[T.int32] = T.cast(
-                T.max(
-                    T.min(token_index[token], T.cast(positions - 1, "int64")), T.int64(0)
-                ),
+                T.max(T.min(token_index[token], T.cast(positions - 1, "int64")), T.int64(0)),
                 "int32",
             )
             for i in T.vectorized(8):

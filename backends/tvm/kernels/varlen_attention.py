@@ -159,7 +159,7 @@ def _tile_body(shape: VarlenAttentionShape, q_row: int, kv_row: int, k_column: i
 
     @T.macro
     def score(scores, q_registers, kv_registers, keys_address):
-        """scores = q k^T for the warp's queries and a tile of keys."""
+        """Scores = q k^T for the warp's queries and a tile of keys."""
         for i in T.unroll(blocks * keys // 2):
             scores[i] = T.float32(0)
         for step in T.unroll(steps):
@@ -183,7 +183,7 @@ def _tile_body(shape: VarlenAttentionShape, q_row: int, kv_row: int, k_column: i
 
     @T.macro
     def weigh(sums, scores, p_registers, kv_registers, values_address):
-        """sums += weights v. The scores' registers lie as the product's left operand must."""
+        """Sums += weights v. The scores' registers lie as the product's left operand must."""
         for step in T.unroll(keys // 16):
             for block in T.unroll(blocks):
                 for i in T.unroll(4):
@@ -287,14 +287,10 @@ def _tile_body(shape: VarlenAttentionShape, q_row: int, kv_row: int, k_column: i
                 score(scores, q_registers, kv_registers, k_lane + stage)
                 if is_causal:
                     if (tile + 1) * keys > k_count or (tile + 1) * keys > diagonal + 1:
-                        hide(
-                            scores, lane, warp * 16 * blocks, tile * keys, k_count, diagonal
-                        )
+                        hide(scores, lane, warp * 16 * blocks, tile * keys, k_count, diagonal)
                 else:
                     if (tile + 1) * keys > k_count:
-                        hide(
-                            scores, lane, warp * 16 * blocks, tile * keys, k_count, diagonal
-                        )
+                        hide(scores, lane, warp * 16 * blocks, tile * keys, k_count, diagonal)
                 soften(scores, sums, row_max, row_sum, new_max, factor)
                 weigh(sums, scores, p_registers, kv_registers, v_lane + stage)
             wait_for_copies(0)

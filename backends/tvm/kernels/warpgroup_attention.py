@@ -104,9 +104,7 @@ def _tile_body(shape: VarlenAttentionShape, k_column: int, v_column: int):
             copy_async(
                 address
                 + T.cast(
-                    piece // 8 * (tile * 128)
-                    + row * 128
-                    + T.bitwise_xor(piece % 8, row % 8) * 16,
+                    piece // 8 * (tile * 128) + row * 128 + T.bitwise_xor(piece % 8, row % 8) * 16,
                     "uint32",
                 ),
                 T.address_of(tensor[first + T.min(row, count - 1), column + piece * 8]),
@@ -131,8 +129,10 @@ def _tile_body(shape: VarlenAttentionShape, k_column: int, v_column: int):
         diagonal: T.let[T.int32] = work[item, 4]
         if q_count > 0:
             base: T.let[T.uint32] = (
-                shared_address(shared.access_ptr("rw")) + T.uint32(1023)
-            ) // T.uint32(1024) * T.uint32(1024)
+                (shared_address(shared.access_ptr("rw")) + T.uint32(1023))
+                // T.uint32(1024)
+                * T.uint32(1024)
+            )
             warp: T.let[T.int32] = thread // 32
             lane: T.let[T.int32] = thread % 32
             k_column_here: T.let[T.int32] = k_column + head // group * size

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 _HEADER = Path(__file__).with_name("cuda_emulation.h")
-_KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{')
+_KERNEL = re.compile(
+    r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{'
+)
 _SHARED = re.compile(r"extern __shared__ [^;]*?(\w+) (\w+)\[\];")
 
 _PRODUCT = re.compile(r"dechaff_warpgroup_product_n(\d+)_([rs])(\d+)_(b?f16)\(")
