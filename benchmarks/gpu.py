@@ -89,6 +89,7 @@ class _Run:
     def __init__(self, options: argparse.Namespace, generator: Any) -> None:
         self._options = options
         self._generator = generator
+        self._started = time.perf_counter()
         self._kernel = AttentionKernel()
         self.results: dict[str, Any] = {"checks": [], "models": [], "attention": []}
 
@@ -141,7 +142,7 @@ class _Run:
             "packed by hand": lambda: self._packed(given, graphed=False),
             "packed by hand, graph": lambda: self._packed(given, graphed=True),
         }
-        if not self._options.skip_torch_compile:
+        if time.perf_counter() - self._started < self._options.compile_seconds:
 
             def compiled() -> torch.Tensor:
                 torch.compiler.cudagraph_mark_step_begin()
@@ -249,7 +250,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20, help="timed runs of each contender")
     parser.add_argument("--products", choices=("library", "generated"), default="library")
     parser.add_argument("--seed", type=int, help="of the inputs; by default another every time")
-    parser.add_argument("--skip-torch-compile", action="store_true")
+    parser.add_argument(
+        "--compile-seconds",
+        type=float,
+        default=float("inf"),
+        help="sizes that come later than this are measured without torch.compile, which takes "
+        "half a minute for each",
+    )
     parser.add_argument("--skip-max-autotune", action="store_true")
     parser.add_argument("--output", default="build/gpu", help="folder for gpu.json and gpu.md")
     return parser.parse_args()

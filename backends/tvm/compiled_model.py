@@ -141,7 +141,8 @@ class CompiledModel:
     def _run_on_stream(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
         """Tensors of torch: on torch's current stream, by CUDA graphs where sizes come again."""
         if self._graphs is None or self._count_graphs is None:
-            self._graphs, self._count_graphs = CudaGraphs(machine), CudaGraphs(machine)
+            self._graphs = CudaGraphs(machine)
+            self._count_graphs = CudaGraphs(machine, copies_results=False)
         if not self._counts:
             return self._graphs(lambda own: machine[ENTRY](*own), inputs, ())
         (count,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())

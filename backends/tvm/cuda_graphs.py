@@ -41,10 +41,13 @@ class CudaGraphs:
 
     Args:
         machine: TVM's virtual machine.
+        copies_results: false if the caller has read the results before the next call: these are
+            then the graph's own tensors.
     """
 
-    def __init__(self, machine: Any) -> None:
+    def __init__(self, machine: Any, *, copies_results: bool = True) -> None:
         self._machine = machine
+        self._copies_results = copies_results
         self._seen: collections.Counter[Sizes] = collections.Counter()
         self._graphs: collections.OrderedDict[Sizes, _Graph] = collections.OrderedDict()
 
@@ -70,9 +73,10 @@ class CudaGraphs:
             if len(self._graphs) > MOST_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        for own, given in zip(found.inputs, inputs, strict=True):
-            own.copy_(given, non_blocking=True)
+        torch._foreach_copy_(found.inputs, list(inputs), non_blocking=True)
         found.graph.replay()
+        if not self._copies_results:
+            return found.outputs
         return [output.clone() for output in found.outputs]
 
     def _capture(self, run: Run, inputs: Sequence[torch.Tensor]) -> _Graph:
@@ -85,6 +89,7 @@ class CudaGraphs:
             # Once beforehand with all memory held, so that the pool has enough of it after.
             self._run_holding(run, own)
             side.synchronize()
+            _forget_library_workspaces()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=side, capture_error_mode="relaxed"):
                 results, storage = self._run_holding(run, own)
@@ -112,6 +117,17 @@ def _on_stream(run: Run, inputs: Sequence[torch.Tensor]) -> list[Any]:
     """Call with the machine's view of the tensors, on torch's current stream."""
     with tvm_ffi.use_torch_stream():
         return list(run([tvm.runtime.from_dlpack(tensor) for tensor in inputs]))
+
+
+def _forget_library_workspaces() -> None:
+    """Have cuBLAS take its workspace during the capture, from memory that the graph keeps.
+
+    A workspace from before is torch's to free, as it does when it captures graphs of its own
+    (``torch.compile``), and a replay would write to it all the same.
+    """
+    import torch
+
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 def is_cuda_tensor(value: Any) -> bool:

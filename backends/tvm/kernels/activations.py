@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .device_functions import error_function, hyperbolic_tangent, load_eight, store_eight
+from .device_functions import exp2, load_eight, reciprocal, store_eight
 from .parameters import with_parameters
+
+
+# GELU is x * P(x) with P(x) = 1 / (1 + 2 ** -(x * polynomial(x ** 2))). For the tanh formula two
+# terms say it exactly. For the error function four are a minimax fit on |x| < 5.4, with x ** 2 cut
+# to 29 beyond: GELU errs by less than 1.2e-5, a fifth of float16's unit at 0.1. CUDA's own erf
+# takes three times as many instructions, and made the kernel wait for arithmetic, not for memory.
+_TANH = 2 * math.sqrt(2 / math.pi) * math.log2(math.e)
+_POLYNOMIALS = {
+    "gelu_tanh": (_TANH, _TANH * 0.044715, 0.0, 0.0),
+    "gelu": (2.3016471605033737, 0.10598272656232183, -7.36060986169344e-4, -2.483638931341e-5),
+}
+_LARGEST_SQUARE = {"gelu_tanh": 3e38, "gelu": 29.0}
+
+
+def gelu_macro(activation: str) -> Any:
+    """``apply(values, i, scratch)``: GELU of one float32 register; ``gelu`` or ``gelu_tanh``."""
+    p0, p1, p2, p3 = _POLYNOMIALS[activation]
+    largest = _LARGEST_SQUARE[activation]
+
+    @T.macro
+    def apply(values, i, scratch):
+        scratch[0] = T.min(values[i] * values[i], T.float32(largest))
+        scratch[0] = (
+            (T.float32(p3) * scratch[0] + T.float32(p2)) * scratch[0] + T.float32(p1)
+        ) * scratch[0] + T.float32(p0)
+        values[i] = values[i] * reciprocal(
+            T.float32(1) + exp2(T.float32(0) - values[i] * scratch[0])
+        )
+
+    return apply
 
 
 def bias_gelu(
@@ -24,6 +55,7 @@ def bias_gelu(
             differ by up to 4.7e-4.
     """
     chunks = size // 8
+    apply = gelu_macro("gelu_tanh" if approximate else "gelu")
 
     @T.prim_func(s_tir=True)
     def bias_gelu(x_handle: T.handle, bias_handle: T.handle, y_handle: T.handle):
@@ -36,6 +68,7 @@ def bias_gelu(
         thread = T.launch_thread("threadIdx.x", 256)
         values = T.alloc_buffer((8,), "float32", scope="local")
         extra = T.alloc_buffer((8,), "float32", scope="local")
+        scratch = T.alloc_buffer((1,), "float32", scope="local")
         row: T.let[T.int32] = (block * 256 + thread) // chunks
         column: T.let[T.int32] = (block * 256 + thread) % chunks * 8
         if row < tokens:
@@ -45,14 +78,7 @@ def bias_gelu(
                 for i in T.unroll(8):
                     values[i] = values[i] + extra[i]
             for i in T.unroll(8):
-                if approximate:
-                    extra[i] = hyperbolic_tangent(
-                        (values[i] + T.float32(0.044715) * values[i] * values[i] * values[i])
-                        * T.float32(math.sqrt(2 / math.pi))
-                    )
-                else:
-                    extra[i] = error_function(values[i] * T.float32(math.sqrt(0.5)))
-                values[i] = T.float32(0.5) * values[i] * (T.float32(1) + extra[i])
+                apply(values, i, scratch)
             store_eight(T.address_of(y[row, column]), values.access_ptr("r"), dtype)
 
     return with_parameters(bias_gelu, (True, has_bias, True))

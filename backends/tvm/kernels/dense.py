@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from .activations import gelu_macro
 from .device_functions import (
     begin_warpgroup_products,
     block_barrier,
@@ -15,11 +15,9 @@ from .device_functions import (
     commit_warpgroup_products,
     copy_async,
     copy_to_global,
-    exp2,
     fence_for_tensor_cores,
     load_pair,
     pack_pair,
-    reciprocal,
     shared_address,
     store_shared,
     wait_for_copies,
@@ -56,17 +54,6 @@ class DenseShape:
     stages: int = 3
 
 
-# GELU is x * P(x) with P(x) = 1 / (1 + 2 ** -(x * polynomial(x ** 2))). For the tanh formula two
-# terms say it exactly. For the error function four are a minimax fit on |x| < 5.4, with x ** 2 cut
-# to 29 beyond: GELU errs by less than 1.2e-5, a quarter of float16's unit at 0.1.
-_TANH = 2 * math.sqrt(2 / math.pi) * math.log2(math.e)
-_POLYNOMIALS = {
-    "gelu_tanh": (_TANH, _TANH * 0.044715, 0.0, 0.0),
-    "gelu": (2.3016471605033737, 0.10598272656232183, -7.36060986169344e-4, -2.483638931341e-5),
-}
-_LARGEST_SQUARE = {"gelu_tanh": 3e38, "gelu": 29.0}
-
-
 def dense(shape: DenseShape) -> tirx.PrimFunc:
     """The kernel: ``(x, weight, bias, y)``, ``y = activation(x weight + bias)``.
 
@@ -83,8 +70,7 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
     steps = inputs // _DEPTH
     line = (columns + 8) * 2
     activated, has_bias = shape.activation != "none", shape.has_bias
-    p0, p1, p2, p3 = _POLYNOMIALS.get(shape.activation, (0.0,) * 4)
-    largest = _LARGEST_SQUARE.get(shape.activation, 0.0)
+    apply = gelu_macro(shape.activation) if activated else None
 
     @T.macro
     def load_stage(x, weight, base, step, first_row, tokens, first_column, thread):
@@ -188,17 +174,7 @@ def dense(shape: DenseShape) -> tirx.PrimFunc:
                     if has_bias:
                         sums[i * 4 + half * 2 + j] = sums[i * 4 + half * 2 + j] + pair[j]
                     if activated:
-                        square[0] = T.min(
-                            sums[i * 4 + half * 2 + j] * sums[i * 4 + half * 2 + j],
-                            T.float32(largest),
-                        )
-                        square[0] = (
-                            (T.float32(p3) * square[0] + T.float32(p2)) * square[0] + T.float32(p1)
-                        ) * square[0] + T.float32(p0)
-                        sums[i * 4 + half * 2 + j] = sums[i * 4 + half * 2 + j] * reciprocal(
-                            T.float32(1)
-                            + exp2(T.float32(0) - sums[i * 4 + half * 2 + j] * square[0])
-                        )
+                        apply(sums, i * 4 + half * 2 + j, square)
                 store_shared(
                     base
                     + T.cast(

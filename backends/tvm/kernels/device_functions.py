@@ -281,28 +281,6 @@ def lanes_with(flag: Any) -> Any:
     )
 
 
-def error_function(value: Any) -> Any:
-    """Erf of a float32."""
-    return _call(
-        "dechaff_error_function",
-        value,
-        signature="float value",
-        body="  return erff(value);",
-        returns="float32",
-    )
-
-
-def hyperbolic_tangent(value: Any) -> Any:
-    """Tanh of a float32, to float32 accuracy (the hardware's ``tanh.approx`` errs by 2**-11)."""
-    return _call(
-        "dechaff_hyperbolic_tangent",
-        value,
-        signature="float value",
-        body="  return 1.0f - __fdividef(2.0f, __expf(2.0f * value) + 1.0f);",
-        returns="float32",
-    )
-
-
 def reciprocal_root(value: Any) -> Any:
     """1 / sqrt of a float32."""
     return _call(

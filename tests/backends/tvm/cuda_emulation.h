@@ -327,8 +327,6 @@ static int count_lanes(int flag, int below) {
 }
 inline int dechaff_lanes_before(int flag) { return count_lanes(flag, lane()); }
 inline int dechaff_lanes_with(int flag) { return count_lanes(flag, 32); }
-inline float dechaff_error_function(float value) { return std::erf(value); }
-inline float dechaff_hyperbolic_tangent(float value) { return std::tanh(value); }
 inline float dechaff_reciprocal_root(float value) { return 1 / std::sqrt(value); }
 
 static void (*kernel_under_test)();
