@@ -19,9 +19,8 @@ from dechaff.backends.tvm import compile_module, resolve_target
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError
 from dechaff.model_import import example_case
-from dechaff.optimization import weakest_numerics
 from dechaff.passes import parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result
+from dechaff.verification import Reference, verify_result, weakest_numerics
 
 PASS_LISTS = {"packed": "default", "dense": "default,-remove-padding"}
 """With padding removed where it can be, and with it kept."""
@@ -70,10 +69,10 @@ def check_family(
             seconds = time.perf_counter() - started
             numerics = weakest_numerics(records)
             proof = verify_result(reference, optimized, numerics, "final", compiled.run)
-            error = max((figures.max_abs_error for figures in proof.outputs), default=None)
+            largest = max((figures.max_abs_error for figures in proof.outputs), default=None)
             problem = _line(proof.problem or proof.reason or "")
             outcome = dataclasses.replace(
-                outcome, max_abs_error=error, seconds=seconds, problem=problem
+                outcome, max_abs_error=largest, seconds=seconds, problem=problem
             )
         except DechaffError as error:
             outcome = dataclasses.replace(outcome, problem=_line(error))
@@ -86,6 +85,7 @@ def _line(problem: object) -> str:
 
 
 def main() -> None:
+    """Check the families asked for, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", metavar="LIST", help="names, separated by commas")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")

@@ -19,9 +19,8 @@ from dechaff.backends import lower
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError
 from dechaff.model_import import import_model
-from dechaff.optimization import weakest_numerics
 from dechaff.passes import parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result
+from dechaff.verification import Reference, verify_result, weakest_numerics
 
 _RESULTS = pathlib.Path("docs/generated.jsonl")
 _DONE, _WRONG = 0, 1

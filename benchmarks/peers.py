@@ -159,6 +159,11 @@ def _dechaff(passes: str) -> Callable[[Task], Runner]:
     return build
 
 
+def dechaff_peer(title: str, passes: str) -> Peer:
+    """Dechaff with a pass list of one's own."""
+    return Peer(title, _dechaff(passes))
+
+
 def _optimized(task: Task, passes: str) -> dechaff.OptimizedModel:
     if passes not in task.sessions:
         task.sessions[passes] = _optimize(task, passes)

@@ -53,6 +53,7 @@ def dense_gelu(width: int, inner: int) -> Module:
 
 
 def main() -> None:
+    """Tune, compile with and without the log, compare and time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=256, help="rows the layer is tuned at")
     parser.add_argument("--width", type=int, default=768)

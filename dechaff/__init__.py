@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     )
 
     from .bisection import Bisection, bisect
+    from .exit_calibration import ExitCalibration, calibrate_exits
+    from .exit_heads import FittedHeads, fit_exit_heads
     from .model_comparison import ModelComparison
     from .model_verification import verify
     from .optimization import optimize
@@ -38,6 +40,10 @@ _HOMES = {
     "optimize": "dechaff.optimization",
     "load": "dechaff.optimized_model",
     "bisect": "dechaff.bisection",
+    "calibrate_exits": "dechaff.exit_calibration",
+    "ExitCalibration": "dechaff.exit_calibration",
+    "fit_exit_heads": "dechaff.exit_heads",
+    "FittedHeads": "dechaff.exit_heads",
     "Bisection": "dechaff.bisection",
     "verify": "dechaff.model_verification",
     "ModelComparison": "dechaff.model_comparison",
@@ -61,7 +67,9 @@ __all__ = [
     "Bisection",
     "CrashedError",
     "DechaffError",
+    "ExitCalibration",
     "ExitCode",
+    "FittedHeads",
     "InputRejectedError",
     "MissingPackageError",
     "ModelComparison",
@@ -75,6 +83,8 @@ __all__ = [
     "VerificationFailedError",
     "__version__",
     "bisect",
+    "calibrate_exits",
+    "fit_exit_heads",
     "load",
     "optimize",
     "tune",

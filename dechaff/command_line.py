@@ -13,17 +13,9 @@ import click
 from dechaff import __version__
 
 from .command_line_checks import bisect, verify
-from .command_line_options import (
-    DEBUG,
-    ISOLATE,
-    TARGET_HELP,
-    check_form,
-    debug_option,
-    isolation_options,
-    read_inputs,
-    show,
-)
-from .command_line_tuning import logs, tune
+from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
+from .command_line_search import search_options
+from .command_line_tuning import check_form, logs, target_options, tune
 from .explain_command import explain
 from .view_command import view
 
@@ -96,9 +88,8 @@ def cli() -> None:
 @click.option("-i", "--input", "input_path", metavar="IN.onnx", help="The model to optimize.")
 @click.option("-o", "--output", "output_path", metavar="OUT.onnx", help="Where the result goes.")
 @click.option("--passes", metavar="LIST", help="Pass list, such as 'default,-fuse-bias-gelu'.")
-@click.option("--target", metavar="T", help=TARGET_HELP)
+@target_options
 @click.option("--verify", metavar="final|each|off", help="When to compare with the original.")
-@click.option("--tuning-log", metavar="DIR", help="A log of 'dechaff tune' to apply.")
 @click.option("--config", metavar="FILE", help="JSON or TOML file with passes, target, verify.")
 @click.option("--threads", type=int, metavar="N", help="Threads; all usable cores by default.")
 @click.option("--opset", type=int, metavar="N", help="Opset that the written file shall import.")
@@ -112,6 +103,7 @@ def cli() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
 @isolation_options
+@search_options
 @debug_option
 def optimize(
     source: str | None,
@@ -130,11 +122,15 @@ def optimize(
     quiet: bool,
     verbose: bool,
     config: str | None,
+    search: dict[str, Any],
+    plot_path: str | None,
     **settings: str | None,
 ) -> None:
-    """Optimize an ONNX model.
+    """Optimize an ONNX model; with --metric, as far as a metric on data allows.
 
     Example: dechaff optimize model.onnx -o faster.onnx --require remove-padding
+
+    Example: dechaff optimize model.onnx -o faster.onnx --metric accuracy --data dev.npz
     """
     from dechaff import SessionSettings
     from dechaff import optimize as optimize_model
@@ -143,12 +139,12 @@ def optimize(
         source, destination = None, source  # -i IN.onnx OUT.onnx
     model_path = _one_of("input", source, input_path)
     result_path = _one_of("output", destination, output_path)
-    _check_paths(model_path, result_path, report_path, trace_path)
+    _check_paths(model_path, result_path, report_path, trace_path, plot_path)
     merged = _merge_settings(config, settings)
     if no_cache:
         merged["cache"] = False
     check_form(result_path, str(merged.get("target", "cpu")))
-    _check_required(require, merged.get("passes", "default"))
+    _check_required(require, merged.get("passes", "approximate" if search else "default"))
     example = None if inputs_path is None else read_inputs(inputs_path)
     optimized = optimize_model(
         model_path,
@@ -158,6 +154,7 @@ def optimize(
         trace=trace_path,
         snapshots=snapshots,
         session=SessionSettings(threads),
+        **search,
     )
     report = optimized.report
     assert report is not None  # optimize() always gives one
@@ -165,6 +162,8 @@ def optimize(
     optimized.save(result_path, external_data=save_as_external_data or None, opset=opset)
     if report_path is not None:
         _write_report(report, report_path)
+    if plot_path is not None and report.search is not None:
+        report.search.plot(plot_path)
     _show(report, to_stderr=report_path == "-", quiet=quiet, verbose=verbose)
     if not quiet:
         click.echo(f"wrote {result_path}", err=report_path == "-")

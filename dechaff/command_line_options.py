@@ -24,12 +24,6 @@ DEBUG = "dechaff.debug"
 """Key under which the context knows that ``--debug`` was given."""
 
 
-TARGET_HELP = (
-    "cpu (default); portable: standard ONNX ops only; cuda, llvm, a tag of TVM or a target as "
-    "JSON: generated code, and the output is a library, OUT.so."
-)
-
-
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.find_root().meta[DEBUG] = True
@@ -90,7 +84,8 @@ def _limits(max_memory: float | None, max_seconds: float, given: dict[str, Any])
     if max_memory is not None and 0 < max_memory < _LEAST_MEMORY:
         raise click.UsageError(f"--max-memory: the libraries alone take {_LEAST_MEMORY} GiB.")
     memory = None if max_memory is None else int(max_memory * 2**30) or None
-    if max_memory is None and given.get("inputs_path") is None:
+    own_data = [given.get(name) for name in ("inputs_path", "data_path")]
+    if max_memory is None and not any(own_data):
         memory = memory_limit(_existing_files(given))
     debug = click.get_current_context().find_root().meta.get(DEBUG, False)
     return Limits(memory, max_seconds or None, show_crash=debug)
@@ -126,20 +121,6 @@ def read_inputs(path: str) -> dict[str, Any]:
     from .arrays import read_arrays
 
     return read_arrays(path, "--inputs")
-
-
-def check_form(result_path: str, target: str) -> None:
-    """Generated code goes to a library, and a graph to an ONNX file.
-
-    Raises:
-        click.UsageError: the output's name says otherwise.
-    """
-    from .library_files import is_library
-    from .settings import is_compiled
-
-    if is_compiled(target) != is_library(result_path):
-        wanted = "a library, NAME.so" if is_compiled(target) else "an ONNX file, NAME.onnx"
-        raise click.UsageError(f"--target {target} writes {wanted}; got {result_path}.")
 
 
 def show(renderable: Any, *, to_stderr: bool = False) -> None:

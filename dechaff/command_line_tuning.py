@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -13,6 +14,32 @@ from .command_line_options import debug_option, read_inputs, show
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def target_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--target`` and ``--tuning-log`` to ``dechaff optimize``."""
+    target = click.option(
+        "--target",
+        metavar="T",
+        help="cpu (default); portable: standard ONNX ops only; cuda, llvm, a tag of TVM or a "
+        "target as JSON: generated code, and the output is a library, OUT.so.",
+    )
+    log = click.option("--tuning-log", metavar="DIR", help="A log of 'dechaff tune' to apply.")
+    return target(log(command))
+
+
+def check_form(result_path: str, target: str) -> None:
+    """Generated code goes to a library, and a graph to an ONNX file.
+
+    Raises:
+        click.UsageError: the output's name says otherwise.
+    """
+    from .library_files import is_library
+    from .settings import is_compiled
+
+    if is_compiled(target) != is_library(result_path):
+        wanted = "a library, NAME.so" if is_compiled(target) else "an ONNX file, NAME.onnx"
+        raise click.UsageError(f"--target {target} writes {wanted}; got {result_path}.")
 
 
 @click.command()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from dechaff.ir import Module, UsageError
 
-from .settings import Settings
+from .arrays import Array
+from .settings import Settings, is_compiled
+from .tuning import sizes_for
 from .verification import Runner
 
 if TYPE_CHECKING:
@@ -16,22 +18,29 @@ if TYPE_CHECKING:
 
 
 def compile_for(
-    module: Module, settings: Settings, sizes: Mapping[str, int]
-) -> tuple[CompiledModel, list[str]]:
+    module: Module, original: Module, settings: Settings, example: Mapping[str, Array] | None
+) -> tuple[CompiledModel | None, list[str]]:
     """Compile an optimized module, and say what a reader of the report should know.
 
     Args:
         module: the optimized module; it is not changed.
+        original: the module before all passes; its inputs and the example tell typical sizes.
         settings: target and tuning log.
-        sizes: the sizes to expect, by symbol.
+        example: typical inputs.
+
+    Returns:
+        The compiled model, and notes; nothing for a target that ONNX Runtime serves.
 
     Raises:
         UsageError: there is no such target, or it needs a compiler that is not installed.
         MissingPackageError: TVM is not installed.
         DechaffError: the model cannot be lowered or compiled.
     """
+    if not is_compiled(settings.target):
+        return None, []
     from dechaff.backends.tvm import compile_module, resolve_target
 
+    sizes = sizes_for(original, example, None)
     compiled = compile_module(
         module, resolve_target(settings.target), tuning_log=settings.tuning_log, sizes=sizes
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from dechaff.backends import SessionSettings, lower
+from dechaff.backends import SessionSettings
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -16,7 +16,6 @@ from dechaff.ir import (
     num_parameters,
 )
 from dechaff.passes import (
-    Numerics,
     Pass,
     PassList,
     PassObserver,
@@ -26,27 +25,24 @@ from dechaff.passes import (
     run_passes,
 )
 
-from .attention_choice import choose_attention
 from .bisection import bisect_command
 from .compilation import compile_for, runner_of
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
 from .model_import import example_case, import_model
-from .nominal_sizes import nominal_batch, nominal_sizes, used_sizes
+from .nominal_sizes import nominal_sizes, used_sizes
 from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
 from .report import Report, pass_notes
-from .settings import Config, Settings, is_compiled, resolve_settings
+from .search import MetricFunction, SearchResult, drive, make_request, searched_passes
+from .settings import Config, Settings, resolve_settings
 from .snapshots import SnapshotWriter
+from .target_lowering import lower_for_target
 from .trace import TraceRecorder, tracing
-from .tuning import sizes_for
-from .verification import Reference, Verification, verify_result
+from .verification import Reference, Verification, verify_result, weakest_numerics
 from .versions import package_versions
-
-if TYPE_CHECKING:
-    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
 """Largest model whose failed verification is traced to a pass by running passes one at a time."""
@@ -66,8 +62,15 @@ def optimize(
     cache: bool = True,
     session: SessionSettings | None = None,
     tuning_log: str | os.PathLike[str] | None = None,
+    metric: str | MetricFunction | None = None,
+    data: Iterable[Any] | None = None,
+    max_drop: float = 0.01,
+    budget: str | float = "10min",
+    mode: str = "speed",
+    seed: int = 0,
+    search_folder: str | os.PathLike[str] | None = None,
 ) -> OptimizedModel:
-    """Make a model faster without changing its answers.
+    """Make a model faster without changing its answers, or, with a metric, as far as that allows.
 
     Args:
         model: a ``torch.nn.Module``, ``ExportedProgram`` or ``GraphModule``; the path of an ONNX
@@ -93,6 +96,17 @@ def optimize(
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
         tuning_log: a folder of ``dechaff tune`` whose schedules generated code takes.
+        metric: ``accuracy``, ``f1``, ``spearman``, ``cosine`` (to the original; needs no labels),
+            or ``fn(outputs, batch) -> float``, greater is better, where outputs maps names to
+            arrays. With it, approximate passes are searched (see :mod:`dechaff.search`).
+        data: batches for the metric, each a mapping from input names, and ``labels``, to arrays.
+            A third of them is held out from the search, for the report.
+        max_drop: how far the metric may fall, in its own units.
+        budget: time for the search, such as ``"10min"``.
+        mode: ``speed`` or ``size`` give up as much of the metric as ``max_drop`` allows;
+            ``accuracy`` keeps only what does not hurt.
+        seed: which batches are held out, and in what order the others are run.
+        search_folder: where the search writes what it found; the same call goes on from there.
 
     Returns:
         The optimized model, which is called like the original. Where padding was removed, padded
@@ -106,26 +120,30 @@ def optimize(
     """
     started = time.perf_counter()
     settings = resolve_settings(
-        config,
-        target=target,
-        passes=passes,
-        verify=verify,
-        cache=cache,
-        tuning_log=None if tuning_log is None else os.fspath(tuning_log),
+        config, target=target, passes=passes, verify=verify, cache=cache, tuning_log=tuning_log
     )
-    chosen = parse_pass_list(settings.passes)
+    request = make_request(
+        metric, data, max_drop=max_drop, budget=budget, mode=mode, seed=seed, folder=search_folder
+    )
+    listed = settings.passes if request is None else searched_passes(settings.passes)
+    chosen = parse_pass_list(listed)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
         steps = StepCounter(report_step, len(chosen) + 4)
         steps.step("capture")
         module = import_model(model, example_inputs)
         example = example_case(module, example_inputs)
+        found: SearchResult | None = None
+        if request is not None:
+            threads = session or SessionSettings()
+            found = drive(module, chosen, request, settings, threads, report_step)
+            chosen = list(found.passes)
         writer = SnapshotWriter(snapshots) if snapshots is not None else None
         run = _Run(
             module, example, chosen, settings, steps, _place(model), recorder, session, writer
         )
         optimized = run.execute()
         steps.finish()
-        report = run.report(time.perf_counter() - started)
+        report = run.report(time.perf_counter() - started, found)
         if recorder is not None:
             recorder.finished(report)
     return OptimizedModel(optimized, report, session, run.compiled)
@@ -166,7 +184,6 @@ class _Run:
         self._lowered_ops: Counter[str] = Counter()
         self._has_attention = False
         self._choices: list[str] = []
-        self.compiled: CompiledModel | None = None
 
     def execute(self) -> Module:
         reference = self._reference()
@@ -187,22 +204,13 @@ class _Run:
         return lowered
 
     def _lower(self, optimized: Module) -> Module:
-        if is_compiled(self._settings.target):
-            example = None if self._example is None else self._example.inputs
-            sizes = sizes_for(self._original, example, None)
-            self.compiled, notes = compile_for(optimized, self._settings, sizes)
-            self._choices += notes
-            return lower(optimized, "portable")
-        if self._settings.target != "cpu":  # it may run anywhere: nothing is measured here
-            return lower(optimized, self._settings.target)
         example = None if self._example is None else self._example.inputs
-        batch, sequence = nominal_batch(self._original, example)
-        threads, use_cache = self._session.num_threads, self._settings.cache
-        choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
-        if choice is None:
-            return lower(optimized, self._settings.target)
-        self._choices.append(choice.reason)
-        return lower(optimized, self._settings.target, attention=choice.kernel)
+        lowered, reason = lower_for_target(
+            optimized, self._original, self._settings, example, self._session
+        )
+        self.compiled, notes = compile_for(optimized, self._original, self._settings, example)
+        self._choices += [*filter(None, [reason]), *notes]
+        return lowered
 
     def _observers(self, reference: Reference | None) -> list[PassObserver]:
         """Who checks each pass, and who records it; the check comes first."""
@@ -257,7 +265,7 @@ class _Run:
         command = bisect_command(self._place, self._settings.passes)
         return f"for a small repro: {command}"
 
-    def report(self, seconds: float) -> Report:
+    def report(self, seconds: float, search: SearchResult | None = None) -> Report:
         """What the run did; call after :meth:`execute`."""
         records = tuple(self._records)
         warnings = [
@@ -267,6 +275,8 @@ class _Run:
         ]
         if self._verification.reason is not None and self._settings.verify != "off":
             warnings.append(f"not verified: {self._verification.reason}")
+        if search is not None:
+            warnings += search.warnings()
         notes = [*pass_notes(records), *self._choices]
         if not self._has_attention:
             notes.append("the model has no attention that dechaff recognizes")
@@ -286,15 +296,5 @@ class _Run:
             versions=package_versions(),
             session=self._session,
             seconds=seconds,
+            search=search,
         )
-
-
-def weakest_numerics(records: Sequence[PassRecord]) -> Numerics:
-    """The weakest promise among the passes that changed the graph.
-
-    Lowering and the runtime choose other kernels, so that it is never stronger than reassociation.
-    """
-    changed = {record.numerics for record in records if record.changed}
-    if Numerics.APPROXIMATE.value in changed:
-        return Numerics.APPROXIMATE
-    return Numerics.REASSOCIATES

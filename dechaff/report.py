@@ -17,6 +17,7 @@ from dechaff.backends import SessionSettings
 from dechaff.passes import GraphSize, Miss, PassRecord
 
 from .nominal_sizes import evaluate
+from .search.result import SearchResult
 from .verification import Verification
 
 _TEXT_WIDTH = 120
@@ -39,6 +40,7 @@ class Report:
         versions: versions of the packages that took part.
         seconds: wall-clock time of the whole call.
         session: threads, affinity and memory that the model runs with.
+        search: what a search over the caller's metric found; None if there was none.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Report:
     versions: Mapping[str, str]
     seconds: float
     session: SessionSettings = dataclasses.field(default_factory=SessionSettings)
+    search: SearchResult | None = None
 
     def explain(self) -> str:
         """The near misses of every pass: the op in text form and the condition that stopped it."""
@@ -77,6 +80,7 @@ class Report:
             "versions": dict(self.versions),
             "session": dataclasses.asdict(self.session) | {"threads": self.session.num_threads},
             "seconds": self.seconds,
+            "search": None if self.search is None else self.search.to_dict(),
         }
 
     def to_json(self) -> str:
@@ -89,7 +93,11 @@ class Report:
     def __rich__(self) -> ConsoleRenderable:
         lines = [f"warning: {text}" for text in self.warnings]
         lines += [f"note: {text}" for text in self.notes]
-        return Group(self._table(), Text(self._summary()), *(Text(line) for line in lines))
+        searched: list[ConsoleRenderable] = []
+        if self.search is not None:
+            searched = [self.search.table(), self.search.summary()]
+        texts = [Text(line) for line in [self._summary(), *lines]]
+        return Group(self._table(), *searched, *texts)
 
     def _repr_html_(self) -> str:
         console = Console(record=True, width=_TEXT_WIDTH, file=io.StringIO())

@@ -58,7 +58,7 @@ def resolve_settings(
     passes: PassList,
     verify: str,
     cache: bool = True,
-    tuning_log: str | None = None,
+    tuning_log: str | os.PathLike[str] | None = None,
 ) -> Settings:
     """Combine arguments and config: an argument that differs from its default wins.
 
@@ -71,7 +71,7 @@ def resolve_settings(
         "passes": passes,
         "verify": verify,
         "cache": cache,
-        "tuning_log": tuning_log,
+        "tuning_log": None if tuning_log is None else os.fspath(tuning_log),
     }
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     changed = {key: value for key, value in arguments.items() if value != defaults[key]}

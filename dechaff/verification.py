@@ -15,7 +15,7 @@ from dechaff.ir import (
     VerificationFailedError,
     constant_value,
 )
-from dechaff.passes import Numerics
+from dechaff.passes import Numerics, PassRecord
 
 from .arrays import Array, Arrays
 from .comparison import Difference, compare_arrays
@@ -264,3 +264,14 @@ def verify_result(
     if numerics is Numerics.APPROXIMATE:
         reason = "an approximate pass ran: its errors are measured, not judged"
     return Verification(mode, figures, tuple(names), skipped, reason)
+
+
+def weakest_numerics(records: Sequence[PassRecord]) -> Numerics:
+    """The weakest promise among the passes that changed the graph.
+
+    Lowering and the runtime choose other kernels, so that it is never stronger than reassociation.
+    """
+    changed = {record.numerics for record in records if record.changed}
+    if Numerics.APPROXIMATE.value in changed:
+        return Numerics.APPROXIMATE
+    return Numerics.REASSOCIATES

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
+from examples.sst2_sentences import Example, length_batches, padded, read_sentences
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,17 +43,6 @@ WARM_UP = 0.1
 """Share of all steps in which the learning rate rises; after them it falls to zero."""
 STATE_FILE = "training_state.pt"
 HEADS_FILE = "exit_heads.safetensors"
-
-Example = tuple[list[int], int]
-"""Token ids of a sentence, without padding, and its label."""
-
-
-def read_sentences(path: pathlib.Path) -> list[tuple[str, int]]:
-    """The sentences and labels of a file of tab-separated values."""
-    if not path.is_file():
-        sys.exit(f"{path} does not exist: the data folder holds train.tsv, dev.tsv and test.tsv")
-    rows = [line.rsplit("\t", 1) for line in path.read_text("utf-8").splitlines() if line]
-    return [(sentence, int(label)) for sentence, label in rows]
 
 
 def weights_folder() -> pathlib.Path:
@@ -86,31 +77,6 @@ def tokenize(tokenizer: Any, sentences: Sequence[tuple[str, int]]) -> list[Examp
         [sentence for sentence, _ in sentences], truncation=True, max_length=LONGEST_SENTENCE
     )
     return [(ids, label) for ids, (_, label) in zip(tokens["input_ids"], sentences, strict=True)]
-
-
-def length_batches(
-    examples: Sequence[Example], batch_size: int, generator: random.Random
-) -> list[list[Example]]:
-    """Random batches of sentences of near length, so that little is padding."""
-    shuffled = list(examples)
-    generator.shuffle(shuffled)
-    window = 32 * batch_size
-    batches: list[list[Example]] = []
-    for start in range(0, len(shuffled), window):
-        near = sorted(shuffled[start : start + window], key=lambda example: len(example[0]))
-        batches += [near[first : first + batch_size] for first in range(0, len(near), batch_size)]
-    generator.shuffle(batches)
-    return batches
-
-
-def padded(batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids and mask, int64 ``[batch, sequence]``, and labels, int64 ``[batch]``."""
-    import torch
-
-    longest = max(len(ids) for ids, _ in batch)
-    input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in batch])
-    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in batch])
-    return input_ids, mask, torch.tensor([label for _, label in batch])
 
 
 def exit_heads(model: Any) -> torch.nn.ModuleList:
@@ -179,12 +145,16 @@ def accuracies(
 class Training:
     """One run, from its first epoch or from the end of the last complete one."""
 
-    def __init__(self, settings: argparse.Namespace, examples: dict[str, list[Example]]) -> None:
+    def __init__(
+        self, settings: argparse.Namespace, sentences: dict[str, list[tuple[str, int]]]
+    ) -> None:
         import torch
 
         torch.manual_seed(settings.seed)
-        self._settings, self._examples = settings, examples
+        self._settings = settings
         self._tokenizer, self._model = load_classifier(settings.stack)
+        examples = {split: tokenize(self._tokenizer, rows) for split, rows in sentences.items()}
+        self._examples = examples
         self._heads = exit_heads(self._model) if settings.layerwise_loss else None
         trained = [weight for weight in self._model.parameters() if weight.requires_grad]
         groups: list[dict[str, Any]] = [{"params": trained, "lr": LEARNING_RATE}]
@@ -263,9 +233,8 @@ class Training:
         record = {"settings": run_identity(self._settings), "history": self._history}
         (output / "training.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
         state = {
-            "settings": run_identity(self._settings),
+            **record,
             "epoch": epoch,
-            "history": self._history,
             "model": self._model.state_dict(),
             "heads": None if self._heads is None else self._heads.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -280,11 +249,6 @@ def run_identity(settings: argparse.Namespace) -> dict[str, Any]:
     """What makes two runs the same run."""
     names = ("epochs", "seed", "batch_size", "stack", "layerwise_loss", "subset", "bfloat16")
     return {name: getattr(settings, name) for name in names}
-
-
-def chosen(sentences: list[tuple[str, int]], subset: int | None) -> list[tuple[str, int]]:
-    """The first ``subset`` of them, or all."""
-    return sentences[:subset]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -317,13 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     files = {split: settings.data / f"{split}.tsv" for split in ("train", "dev", "test")}
-    sentences = {
-        split: chosen(read_sentences(path), settings.subset) for split, path in files.items()
-    }
+    sentences = {split: read_sentences(path)[: settings.subset] for split, path in files.items()}
     settings.output.mkdir(parents=True, exist_ok=True)
-    tokenizer, _ = load_classifier(1)
-    examples = {split: tokenize(tokenizer, rows) for split, rows in sentences.items()}
-    Training(settings, examples).run(Console(width=None if sys.stdout.isatty() else 140))
+    Training(settings, sentences).run(Console(width=None if sys.stdout.isatty() else 140))
     return 0
 
 

@@ -3,6 +3,7 @@
 from . import (  # noqa: F401  (declares the dialect's operators)
     activation_ops,
     attention_ops,
+    exit_ops,
     normalization_ops,
     packing_ops,
 )

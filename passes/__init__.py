@@ -1,5 +1,6 @@
 """Rewrites of the graph: one rewrite, one file; ``pipelines`` alone knows their order."""
 
+from .approximation import Approximation, Calibration, Edit
 from .pass_base import NoOptions, Numerics, Pass
 from .pass_list import PassList, parse_pass_list, pass_by_name
 from .pass_manager import (
@@ -7,6 +8,7 @@ from .pass_manager import (
     PassFailedError,
     PassObserver,
     PassRecord,
+    apply_pass,
     measure,
     run_passes,
     tidy,
@@ -18,6 +20,9 @@ from .rewriter import GraphBuilder, Rewriter
 __all__ = [
     "PASSES",
     "PIPELINES",
+    "Approximation",
+    "Calibration",
+    "Edit",
     "GraphBuilder",
     "GraphSize",
     "Miss",
@@ -30,6 +35,7 @@ __all__ = [
     "PassRecord",
     "Rewrite",
     "Rewriter",
+    "apply_pass",
     "measure",
     "parse_pass_list",
     "pass_by_name",

@@ -144,9 +144,16 @@ def run_passes(
     return module, records
 
 
-def _run_one(module: Module, step: Pass, before: GraphSize, limit: int | None) -> PassRecord:
+def apply_pass(module: Module, step: Pass, limit: int | None = None) -> Rewriter:
+    """Run one pass over the module in place, without measuring what it did.
+
+    Returns:
+        The rewriter, which knows every edit.
+
+    Raises:
+        PassFailedError: the pass raised or left a module that breaks the IR's rules.
+    """
     rewriter = Rewriter(module, limit)
-    started = time.perf_counter()
     try:
         with contextlib.suppress(RewriteLimitReachedError):
             step.apply(module, rewriter)
@@ -157,13 +164,19 @@ def _run_one(module: Module, step: Pass, before: GraphSize, limit: int | None) -
             f"pass {step}: {type(error).__name__}: {error}; leave it out with -{step.name}"
         ) from error
     tidy(module)
-    seconds = time.perf_counter() - started
     breaches = list(find_breaches(module))
     if breaches:
         raise PassFailedError(
             f"pass {step} left a broken graph; leave it out with -{step.name}:\n"
             + "\n".join(breaches)
         )
+    return rewriter
+
+
+def _run_one(module: Module, step: Pass, before: GraphSize, limit: int | None) -> PassRecord:
+    started = time.perf_counter()
+    rewriter = apply_pass(module, step, limit)
+    seconds = time.perf_counter() - started
     return PassRecord(
         name=str(step),
         numerics=step.numerics.value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .canonicalize import Canonicalize
 from .convert_precision import ConvertPrecision
+from .early_exit import EarlyExit
 from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
@@ -13,6 +14,7 @@ from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
+from .prune import Prune
 from .remove_padding import RemovePadding
 
 PASSES: tuple[type[Pass], ...] = (
@@ -21,9 +23,11 @@ PASSES: tuple[type[Pass], ...] = (
     FuseGelu,
     FuseLayerNormalization,
     FuseAttention,
+    Prune,
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
+    EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,
     ConvertPrecision,
@@ -43,9 +47,23 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
         FuseSkipNormalization,
         FuseBiasGelu,
     ),
+    "approximate": (
+        Canonicalize,
+        FoldConstants,
+        FuseGelu,
+        FuseLayerNormalization,
+        FuseAttention,
+        Prune,
+        RemovePadding,
+        FoldAttentionBias,
+        EarlyExit,
+        FuseSkipNormalization,
+        FuseBiasGelu,
+    ),
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
+``approximate`` adds, each in its place, the passes that a search over the user's metric drives.
 
-``merge-qkv`` is not in it: on CPU three products are as fast as one, and the split of the one costs
-what the two kernel starts saved.
+``merge-qkv`` is in neither: on CPU three products are as fast as one, and the split of the one
+costs what the two kernel starts saved.
 """

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
 from dechaff.ir import Module, ValidPositions
 
-from .matching import rank
 from .padding.flow import Escape, TokenFlow
-from .padding.layouts import same_size
-from .padding.mask_facts import MaskFacts
 from .padding.packer import Packer
+from .padding.padding_mask import masked_attentions, padding_mask
 from .padding.placement import Placement, place
 from .padding.token_flow import analyze
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
 
 _KEEPS_POSITIONS = ("Cast", "Identity", "Slice", "Unsqueeze", "Squeeze", "Reshape")
-_MASK_TYPES = (
-    ir.DataType.BOOL,
-    ir.DataType.INT64,
-    ir.DataType.INT32,
-    ir.DataType.FLOAT,
-    ir.DataType.FLOAT16,
-)
 
 
 class RemovePadding(Pass):
@@ -81,7 +70,7 @@ class RemovePadding(Pass):
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Find the padding mask, show that packing is legal, place it, write it."""
         attentions = [n for n in module.graph if n.op_type == "Attention" and n.domain == ""]
-        mask = _find_padding_mask(attentions, rewriter)
+        mask = self._find_mask(attentions, rewriter)
         if mask is None:
             return
         try:
@@ -100,6 +89,20 @@ class RemovePadding(Pass):
         module.valid_positions += outputs
         rewriter.note(_summary(flow, placement))
 
+    def _find_mask(self, attentions: list[ir.Node], rewriter: Rewriter) -> ir.Value | None:
+        if not attentions:
+            rewriter.note("remove-padding: the model has no attention that is known as such")
+            return None
+        masked = masked_attentions(attentions)
+        if not masked:
+            rewriter.miss(self.name, attentions[0], "no mask tells padding from tokens")
+            return None
+        mask = padding_mask(masked)
+        if mask is None:
+            reason = "its mask is not shown to hide padded keys of any [batch, sequence] mask"
+            rewriter.miss(self.name, masked[0], reason)
+        return mask
+
 
 def _summary(flow: TokenFlow, placement: Placement) -> str:
     attentions = len(flow.varlen.keys() & placement.packed)
@@ -107,53 +110,6 @@ def _summary(flow: TokenFlow, placement: Placement) -> str:
         f"remove-padding: {len(placement.packed)} ops run on packed tokens, {attentions} of them "
         f"attention; packing pays below a share of valid tokens of {placement.break_even:.0%}"
     )
-
-
-def _find_padding_mask(attentions: list[ir.Node], rewriter: Rewriter) -> ir.Value | None:
-    """The ``[B, S]`` value whose zeros the attention masks are shown to hide."""
-    if not attentions:
-        rewriter.note("remove-padding: the model has no attention that is known as such")
-        return None
-    masked = [n for n in attentions if len(n.inputs) > 3 and n.inputs[3] is not None]
-    if not masked:
-        rewriter.miss("remove-padding", attentions[0], "no mask tells padding from tokens")
-        return None
-    best, most = None, 0
-    for candidate in _candidates(masked):
-        facts = MaskFacts(candidate)
-        hidden = sum(1 for n in masked if n.inputs[3] and facts.hides_padded_keys(n.inputs[3]))
-        if hidden and hidden >= most:  # of equals the last one, which is nearest to the inputs
-            best, most = candidate, hidden
-    if best is None:
-        reason = "its mask is not shown to hide padded keys of any [batch, sequence] mask"
-        rewriter.miss("remove-padding", masked[0], reason)
-    return best
-
-
-def _candidates(attentions: list[ir.Node]) -> Iterator[ir.Value]:
-    """Values shaped ``[B, S]`` that the attention masks are computed from, nearest first."""
-    seen: set[ir.Value] = set()
-    for attention in attentions:
-        pending = [attention.inputs[3]]
-        while pending:
-            value = pending.pop(0)
-            if value is None or value in seen:
-                continue
-            seen.add(value)
-            if value.dtype in _MASK_TYPES and _fits(value, attention):
-                yield value
-            node = value.producer()
-            pending += list(node.inputs) if node is not None else []
-
-
-def _fits(mask: ir.Value, attention: ir.Node) -> bool:
-    """Whether a value has the batch and the key length of an attention."""
-    key = attention.inputs[1]
-    if key is None or key.shape is None or mask.shape is None or rank(mask) != 2:
-        return False
-    sequence_axis = 2 if len(key.shape) == 4 else 1
-    sizes = (key.shape[0], key.shape[sequence_axis])
-    return all(same_size(mask.shape[axis], sizes[axis]) for axis in (0, 1))
 
 
 def _original_mask(mask: ir.Value) -> str:

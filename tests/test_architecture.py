@@ -22,7 +22,7 @@ MAY_IMPORT = {
 """Our own folders that each folder may import, at module level or inside functions."""
 
 HOMES = {
-    "torch": ("frontend/torch_", "dechaff/arrays.py"),
+    "torch": ("frontend/torch_", "dechaff/arrays.py", "dechaff/layerwise_loss.py"),
     "transformers": ("frontend/torch_",),
     "tvm": ("backends/tvm/",),
     "onnxruntime": ("backends/onnxruntime/",),

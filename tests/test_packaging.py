@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
 
 def expected_files() -> list[str]:
     """Where each source file, page part and schema belongs in the wheel."""
-    own = [ROOT / "dechaff", ROOT / "dechaff" / "viewer"]
+    own = [ROOT / "dechaff" / part for part in (".", "search", "viewer")]
     files = [path.relative_to(ROOT).as_posix() for folder in own for path in folder.glob("*.*")]
     for folder in FOLDERS:
         files += [

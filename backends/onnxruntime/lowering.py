@@ -6,8 +6,10 @@ declines, is replaced by its reference function, so every module can be lowered.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import onnx_ir as ir
@@ -24,6 +26,8 @@ from .varlen_functions import LOWERED_DOMAIN
 
 Target = Literal["cpu", "portable"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+
+_DEDUPLICATION = "onnx_ir.passes.common.initializer_deduplication"
 
 NodeLowering = Callable[[ir.Node, Rewriter], bool]
 """Replaces a node and says True, or declines and says False."""
@@ -85,6 +89,18 @@ def lower(
     return lowered
 
 
+@contextlib.contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Let a library log errors only, for a while."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _inline_dialect(module: Module) -> None:
     common_passes.RemoveUnusedNodesPass()(module.model)
     common_passes.RemoveUnusedFunctionsPass()(module.model)  # type: ignore[no-untyped-call]
@@ -98,7 +114,8 @@ def _inline_dialect(module: Module) -> None:
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(
         module.model
     )
-    common_passes.DeduplicateInitializersPass(size_limit=64)(module.model)
+    with _quiet(_DEDUPLICATION):  # it warns of every input with a default, which it leaves alone
+        common_passes.DeduplicateInitializersPass(size_limit=64)(module.model)
     common_passes.CommonSubexpressionEliminationPass()(module.model)
     common_passes.RemoveUnusedNodesPass()(module.model)
     for domain in ours:

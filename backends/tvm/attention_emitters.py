@@ -139,7 +139,11 @@ def _aligned_mask(emission: Emission, mask: Expr, shape: list[Any]) -> Expr:
 
 @dataclasses.dataclass(frozen=True)
 class _MaskedSoftmax:
-    """Softmax over the last axis of scaled scores [B, H, S, Sk] under a mask of any kind."""
+    """Softmax over the last axis of scaled scores [B, H, S, Sk] under a mask of any kind.
+
+    A row without a score above the lowest number is hidden, and its weights are zero: exporters
+    write that number where they mean minus infinity, and ONNX Runtime reads it so.
+    """
 
     scale: float
     softcap: float
@@ -194,7 +198,7 @@ class _MaskedSoftmax:
         return te.compute(
             scores.shape,
             lambda b, h, i, j: tirx.Select(
-                total(b, h, i) > zero, power(b, h, i, j) / total(b, h, i), zero
+                largest(b, h, i) > lowest, power(b, h, i, j) / total(b, h, i), zero
             ).astype(self.dtype),
             name="weights",
         )

@@ -16,6 +16,7 @@ from dechaff.ir import DechaffError, Module
 
 from . import cuda_compilation  # noqa: F401  # it registers the compiler
 from .compiled_model import CompiledModel
+from .emission import WRITTEN
 from .installation import require_nvcc
 from .product_choice import ProductChoice
 from .relax_module import to_relax
@@ -128,6 +129,7 @@ def finish(fused: Any, target: Any) -> Any:
     """TVM's executable for fused kernels; those without a schedule get a default one."""
     with target:
         if target.kind.name == "cuda":
+            fused = _bind_written_kernels(fused)
             # Fallback comes last: a kernel that no rule binds to threads does not compile.
             rules = [
                 dlight.gpu.Matmul(),
@@ -138,6 +140,22 @@ def finish(fused: Any, target: Any) -> Any:
             ]
             fused = dlight.ApplyDefaultSchedule(*rules)(fused)
         return tvm.compile(fused, target=target, relax_pipeline=_virtual_machine(target))
+
+
+def _bind_written_kernels(fused: Any) -> Any:
+    """Bind the loops of kernels written in TIR to threads.
+
+    The other rules would analyse them, and fail on writes to computed places.
+    """
+    plain = {
+        variable: function
+        for variable, function in fused.functions_items()
+        if function.attrs is not None and WRITTEN in function.attrs
+    }
+    bound = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(tvm.IRModule(plain))
+    for variable, function in bound.functions_items():
+        fused.update_func(fused.get_global_var(variable.name_hint), function)
+    return fused
 
 
 def _virtual_machine(target: Any) -> Any:

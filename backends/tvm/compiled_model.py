@@ -96,6 +96,12 @@ class CompiledModel:
             UsageError: the machine has no such device.
             CompiledRunFailedError: the model fails on these inputs.
         """
+        for port in self.signature.inputs:
+            if not inputs[port.name].size:
+                raise CompiledRunFailedError(
+                    f"{self.signature.source}: input {port.name!r} has no elements (shape "
+                    f"{inputs[port.name].shape}), and TVM makes no tensor without any"
+                )
         results = self.run_tensors([inputs[port.name] for port in self.signature.inputs])
         wanted = set(outputs) if outputs is not None else None
         return {
@@ -170,7 +176,8 @@ class CompiledModel:
 
     def source(self) -> str:
         """The generated code: CUDA C++ for a GPU, LLVM's intermediate form for a CPU."""
-        return "\n".join(_sources(_root(self._executable)))
+        kind = self.target.kind.name
+        return "\n".join(_sources(_root(self._executable), kind))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the model as a shared library.
@@ -194,14 +201,12 @@ def _root(executable: Any) -> Any:
     return executable.mod if hasattr(executable, "mod") else executable
 
 
-def _sources(module: Any) -> list[str]:
-    """Sources of a runtime module and of what it imports, device code first."""
-    imported = [text for part in module.imports for text in _sources(part)]
-    try:
-        text = str(module.inspect_source())
-    except Exception:  # a module without a source says so in several ways
-        text = ""
-    return [*imported, text] if text.strip() else imported
+def _sources(module: Any, kind: str) -> list[str]:
+    """Sources of a runtime module, and of what it imports, that are of a kind."""
+    found = [text for part in module.imports for text in _sources(part, kind)]
+    if module.kind != kind:
+        return found
+    return [*found, str(module.inspect_source())]
 
 
 def load_library(path: str | os.PathLike[str]) -> CompiledModel:

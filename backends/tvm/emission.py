@@ -19,6 +19,9 @@ Expr = Any
 
 Array = np.ndarray[Any, Any]
 
+WRITTEN = "dechaff.written"
+"""Attribute of kernels that were written in TIR rather than derived from an expression."""
+
 
 class LoweringError(Exception):
     """An emitter cannot lower this node; the message says why."""
@@ -173,7 +176,7 @@ class Emission:
         Returns:
             The output, or a tuple of several.
         """
-        function = self.builder.add_func(kernel, name)
+        function = self.builder.add_func(kernel.with_attr(WRITTEN, True), name)
         types = [relax.TensorType(list(shape), dtype) for shape, dtype in outputs]
         return self.emit(
             relax.call_tir(function, list(args), types[0] if len(types) == 1 else types)

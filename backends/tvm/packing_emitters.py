@@ -9,7 +9,7 @@ import onnx_ir as ir
 from tvm import relax, te, tirx
 
 from .emission import Emission, Expr
-from .scatter_kernels import positions_of_true
+from .scatter_kernels import positions_of_true, running_sum
 
 
 def emit_token_layout(emission: Emission, node: ir.Node) -> list[Expr]:
@@ -19,7 +19,7 @@ def emit_token_layout(emission: Emission, node: ir.Node) -> list[Expr]:
     flat = emission.emit(relax.op.reshape(mask, [batch * sequence]))
     token_index, running = positions_of_true(emission, flat)
     lengths = emission.emit(relax.op.sum(emission.emit(relax.op.astype(mask, "int64")), [1]))
-    ends = emission.emit(relax.op.cumsum(lengths, 0, "int64"))
+    ends = running_sum(emission, lengths)
     start = emission.constant(np.zeros(1, np.int64))
     cu_seqlens = emission.emit(relax.op.concat([start, ends], 0))
     last = emission.emit(relax.op.subtract(running, emission.constant(np.array(1, np.int64))))
@@ -58,7 +58,7 @@ def emit_unpack(emission: Emission, node: ir.Node) -> Expr:
     batch, sequence = emission.shape(mask)
     flat = emission.emit(relax.op.reshape(mask, [batch * sequence]))
     counts = emission.emit(relax.op.astype(flat, "int64"))
-    running = emission.emit(relax.op.cumsum(counts, 0, "int64"))
+    running = running_sum(emission, counts)
     position = emission.emit(relax.op.reshape(running, [batch, sequence]))
 
     def compute(source: Any, kept: Any, count: Any) -> Any:

@@ -174,9 +174,7 @@ def _normalize_by_operators(
     square = emission.emit(
         relax.op.mean(emission.emit(relax.op.multiply(value, value)), axes, True)
     )
-    shifted = emission.emit(
-        relax.op.add(square, emission.constant(np.float32(epsilon).reshape(())))
-    )
+    shifted = emission.emit(relax.op.add(square, emission.constant(np.array(epsilon, np.float32))))
     value = emission.emit(relax.op.divide(value, emission.emit(relax.op.sqrt(shifted))))
     value = emission.emit(relax.op.multiply(value, relax.op.astype(weight, "float32")))
     if bias is not None:

@@ -13,6 +13,7 @@ from tvm import relax
 
 from dechaff.ir import DOMAIN, DechaffError, Module, attach_functions, node_text
 
+from .dense_attention import pack_dense_attention
 from .emission import Emission, Expr, LoweringError
 from .emitters import DIALECT, SIZES_ONLY, STANDARD, Emitter
 from .kernel_table import kernel_for
@@ -61,7 +62,7 @@ def to_relax(
     Raises:
         LoweringRejectedError: some operators are not lowered; the message lists all of them.
     """
-    prepared = _prepared(module)
+    prepared = _prepared(module, target)
     check_operators(prepared)
     emission = Emission(prepared, target, arch, products)
     kernels: Counter[str] = Counter()
@@ -85,7 +86,7 @@ def to_relax(
     return RelaxModule(emission.builder.finalize(), dict(kernels))
 
 
-def _prepared(module: Module) -> Module:
+def _prepared(module: Module, target: str) -> Module:
     """A copy in which dialect operators without an emitter are their reference functions."""
     copy = module.clone()
     attach_functions(copy)
@@ -96,6 +97,8 @@ def _prepared(module: Module) -> Module:
         lambda function: not (function.domain == DOMAIN and function.name in DIALECT)
     )(copy.model)
     common_passes.RemoveUnusedNodesPass()(copy.model)
+    if target == "cuda":
+        pack_dense_attention(copy)
     return copy
 
 

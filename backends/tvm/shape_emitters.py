@@ -138,7 +138,7 @@ def emit_tile(emission: Emission, node: ir.Node) -> Expr:
 
     def compute(source: Any, shape: Any) -> Any:
         def element(*index: Any) -> Any:
-            places = [tirx.floormod(i, s) for i, s in zip(index, source.shape, strict=True)]
+            places = [tirx.truncmod(i, s) for i, s in zip(index, source.shape, strict=True)]
             return source(*places)
 
         return te.compute(shape, element, name="tile")
@@ -150,17 +150,13 @@ def emit_range(emission: Emission, node: ir.Node) -> Expr:
     """``Range`` between sizes or constants."""
     start, limit, step = (_scalar(emission, value) for value in node.inputs)
     dtype = dtype_text(node.outputs[0].dtype or ir.DataType.INT64)
-    if isinstance(start, float) or isinstance(limit, float) or isinstance(step, float):
-        return emission.constant(np.arange(float(start), float(limit), float(step), dtype))
+    if not any(isinstance(item, tirx.Expr) for item in (start, limit, step)):
+        return emission.constant(np.arange(start, limit, step).astype(dtype))
     if not isinstance(step, int):
         raise LoweringError("its step is computed at run time")
-    # (limit - start) / step, rounded up
-    length = tirx.floordiv(limit - start + (step - 1 if step > 0 else step + 1), step)
-    count = emission.sizes.simplify(tirx.max(length, tirx.IntImm("int64", 0)))
+    count = emission.sizes.simplify(_steps_between(start, limit, step))
     known = emission.output_shape(node)
-    if emission.is_bound(known[0]) and emission.sizes.equal(
-        known[0], emission.sizes.simplify(length)
-    ):
+    if emission.is_bound(known[0]):
         count = known[0]
 
     def compute(first: Any, count: Any) -> Any:
@@ -230,9 +226,7 @@ def emit_slice(emission: Emission, node: ir.Node) -> Expr:
     for start, end, axis, stride in zip(starts, ends, axes, steps, strict=True):
         first[axis], step[axis] = _clamped(start, own[axis], stride, is_end=False), stride
         last = _clamped(end, own[axis], stride, is_end=True)
-        span = last - first[axis] + (stride - 1 if stride > 0 else stride + 1)
-        length = tirx.floordiv(span, tirx.IntImm("int64", stride))
-        shape[axis] = emission.sizes.simplify(tirx.max(length, tirx.IntImm("int64", 0)))
+        shape[axis] = emission.sizes.simplify(_steps_between(first[axis], last, stride))
         first[axis] = emission.sizes.simplify(first[axis])
     known = emission.output_shape(node)
     shape = [k if emission.is_bound(k) else s for k, s in zip(known, shape, strict=True)]
@@ -244,6 +238,13 @@ def emit_slice(emission: Emission, node: ir.Node) -> Expr:
         return te.compute(shape, element, name="slice")
 
     return emission.emit_te(compute, x, first, shape, name="slice")
+
+
+def _steps_between(start: Any, end: Any, step: int) -> Any:
+    """How many steps lead from the start to before the end: none if they lead away from it."""
+    distance = end - start if step > 0 else start - end
+    stride = tirx.IntImm("int64", abs(step))
+    return tirx.max(tirx.floordiv(distance + (stride - 1), stride), tirx.IntImm("int64", 0))
 
 
 def _clamped(bound: Any, size: Any, step: int, *, is_end: bool) -> Any:

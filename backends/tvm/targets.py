@@ -56,8 +56,8 @@ def _fields(text: str) -> dict[str, Any]:
         if not isinstance(fields, dict):
             raise ValueError("expected a JSON object")
         return fields
-    fields: dict[str, Any] = json.loads(str(tvm.target.Target(text)))
-    return {key: value for key, value in fields.items() if key not in ("keys", "tag")}
+    named: dict[str, Any] = json.loads(str(tvm.target.Target(text)))
+    return {key: value for key, value in named.items() if key not in ("keys", "tag")}
 
 
 def _complete(fields: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ def varlen_attention(
     q_width, k_width = q_heads * size, kv_heads * size
     v_width, o_width = kv_heads * v_size, q_heads * v_size
 
-    @T.prim_func(private=True, s_tir=True)
+    @T.prim_func(private=True, s_tir=True)  # type: ignore[untyped-decorator]
     def attention(
         q: T.handle,
         k: T.handle,

@@ -14,9 +14,8 @@ from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError, Module
 from dechaff.ir.attention_ops import PACKED_ATTENTIONS
 from dechaff.model_import import example_case, import_model
-from dechaff.optimization import weakest_numerics
 from dechaff.passes import PassRecord, parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result
+from dechaff.verification import Reference, verify_result, weakest_numerics
 
 from .building import Axes, Inputs, build_model, example_inputs
 from .families import Family

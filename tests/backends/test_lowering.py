@@ -21,6 +21,14 @@ from tests.ir.test_dialect_ops import HEADER, MASKS, ROUND_TRIP
 from tests.model_runner import Array
 
 REFERENCE_ONLY = {
+    **dict.fromkeys(
+        ("RowSimilarity", "PackedRowSimilarity", "SoftmaxEntropy", "SoftmaxGap"),
+        "a few walks over the states or logits of one layer",
+    ),
+    **dict.fromkeys(
+        ("TokenSummary", "PackedTokenSummary", "RowTokens"),
+        "one gather or scatter for each exit",
+    ),
     "TokenLayout": "a few operations on [B, S] integers, once per model",
     "SkipLayerNormalization": "the runtime's own takes five times as long as its parts",
     "BiasSkipLayerNormalization": "the same; and its bias goes into the product before it",

@@ -279,7 +279,7 @@ def test_an_unexpected_error_is_one_line_that_tells_how_to_see_more(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("dechaff.optimization.lower", fail)
+    monkeypatch.setattr("dechaff.target_lowering.lower", fail)
     command = ("optimize", model, "-o", tmp_path / "out.onnx")
     _assert_refused(_run(*command), 1, "unexpected ZeroDivisionError: a defect", tmp_path)
     assert "Traceback" in _run(*command, "--debug").stderr
@@ -373,7 +373,7 @@ def test_a_progress_bar_appears_on_a_terminal_and_only_there(
     assert b"\x1b" not in done.stdout
 
 
-@pytest.mark.parametrize("moment", ["dechaff.optimization.lower", "onnx_ir.save"])
+@pytest.mark.parametrize("moment", ["dechaff.target_lowering.lower", "onnx_ir.save"])
 def test_an_interrupt_ends_in_130_and_leaves_no_partial_file(
     model: pathlib.Path, tmp_path: pathlib.Path, moment: str
 ) -> None:

@@ -84,7 +84,7 @@ def test_a_wrong_lowering_is_told_from_a_wrong_pass(
         AddOne().apply(lowered, Rewriter(lowered))
         return lowered
 
-    monkeypatch.setattr("dechaff.optimization.lower", lower_wrongly)
+    monkeypatch.setattr("dechaff.target_lowering.lower", lower_wrongly)
     with pytest.raises(VerificationFailedError, match="no pass is at fault, the lowering for"):
         _optimize(linear(), SwapOperands(), verify=verify)
 

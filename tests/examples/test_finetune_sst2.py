@@ -9,7 +9,8 @@ import shutil
 import pytest
 
 from examples import finetune_sst2
-from examples.finetune_sst2 import STATE_FILE, Example, length_batches, main, read_sentences
+from examples.finetune_sst2 import STATE_FILE, main
+from examples.sst2_sentences import Example, length_batches, read_sentences
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(finetune_sst2.WEIGHTS_PACKAGE) is None,

@@ -9,7 +9,9 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
+
+from dechaff.backends.tvm.emission import WRITTEN
 
 Sizes = Mapping[str, int]
 """A size for each symbolic dimension of the inputs, and ``T`` for the packed tokens."""
@@ -45,7 +47,7 @@ def kernels_of(module: Any, sizes: Sizes) -> list[Kernel]:
         if not is_tunable(function):
             continue
         static = at_sizes(function, sizes)
-        flops = float(tvm.s_tir.analysis.estimate_tir_flops(static)) if static is not None else 0.0
+        flops = float(s_tir.analysis.estimate_tir_flops(static)) if static is not None else 0.0
         name = variable.name_hint
         found.append(Kernel(name, function, calls[name], flops))
     return sorted(found, key=lambda kernel: (-kernel.calls * kernel.flops, kernel.name))
@@ -55,7 +57,7 @@ def is_tunable(function: Any) -> bool:
     """Whether MetaSchedule may schedule the function: an unscheduled one that sums something up."""
     if not isinstance(function, tirx.PrimFunc):
         return False
-    if function.attrs is not None and "tirx.is_scheduled" in function.attrs:
+    if any(name in (function.attrs or {}) for name in ("tirx.is_scheduled", WRITTEN)):
         return False
     return _has_reduction(function)
 
@@ -68,7 +70,7 @@ def _has_reduction(function: Any) -> bool:
         kinds = [int(variable.iter_type) for variable in block.iter_vars]
         found = found or tirx.IterVar.CommReduce in kinds
 
-    tvm_ffi.structural_walk(function.body, (tirx.SBlock, visit), order="post")
+    tvm_ffi.structural_walk(function.body, (s_tir.SBlock, visit), order="post")
     return found
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -124,6 +126,7 @@ def tune(
         TuningFailedError: no schedule of a kernel could be measured.
     """
     logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.ERROR)
+    _load_intrinsics()
     started = time.monotonic()
     before = sum(task.trials for task in tasks)
     done = before
@@ -154,7 +157,7 @@ def _round(
         mod=task.workload,
         target=target,
         space_generator="post-order-apply",
-        search_strategy="evolutionary",
+        search_strategy=_strategy(),
         task_name=task.kernel.name,
         rand_state=-1 if seed is None else seed + task.rounds,
         num_threads=int(target.attrs.get("num-cores", 2)) if target.kind.name == "llvm" else 2,
@@ -177,9 +180,31 @@ def _round(
     return added
 
 
+def _load_intrinsics() -> None:
+    """Import TVM's tensor intrinsics on a short stack.
+
+    Each of some hundred functions in there walks the whole stack, sources included, when imported:
+    on the stack of a test or a notebook that takes a minute.
+    """
+    thread = threading.Thread(target=importlib.import_module, args=("tvm.s_tir.tensor_intrin",))
+    thread.start()
+    thread.join()
+
+
+def _learns() -> bool:
+    """Whether xgboost is installed, from which measurements teach what to try next."""
+    return importlib.util.find_spec("xgboost") is not None
+
+
+def _strategy() -> Any:
+    """Evolution under a learnt model; without one its thousands of candidates are for nothing."""
+    if not _learns():
+        return meta_schedule.search_strategy.ReplayTrace(max_fail_count=100)
+    return meta_schedule.search_strategy.EvolutionarySearch(population_size=256)
+
+
 def _cost_model() -> str:
-    """``xgb`` where xgboost is installed; else schedules are ranked at random."""
-    return "xgb" if importlib.util.find_spec("xgboost") is not None else "random"
+    return "xgb" if _learns() else "random"
 
 
 def _runner(pool: Pool | None) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dechaff.ir import parse
+from dechaff.backends.tvm import compile_module, resolve_target
+from dechaff.ir import DechaffError, parse
 
 from .compiling import compare, refused
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23, "dechaff" : 1]>\n'
-SIZES = ({}, {"B": 1, "S": 1}, {"B": 3, "S": 9})
+SIZES: tuple[dict[str, int], ...] = ({}, {"B": 1, "S": 1}, {"B": 3, "S": 9})
 
 
 def test_operators_on_elements() -> None:
@@ -128,9 +129,17 @@ def test_operators_by_index() -> None:
             top, which = TopK <axis = 2> (x, count)
         }
         """,
-        [{"N": 9}, {"N": 1, "B": 2, "S": 2}, {"N": 0}],
+        [{"N": 9}, {"N": 1, "B": 2, "S": 2}],
         given={"pairs": np.array([[0, 1], [1, 0], [1, 1]], np.int64)},
     )
+
+
+def test_nothing_is_found_where_nothing_is_true() -> None:
+    text = HEADER + "g (bool[N] kept) => (int64[1,M] found) { found = NonZero (kept) }"
+    compare(text, given={"kept": np.zeros(4, bool)})
+    compiled = compile_module(parse(text), resolve_target("llvm"))
+    with pytest.raises(DechaffError, match="input 'kept' has no elements"):
+        compiled.run({"kept": np.zeros(0, bool)})
 
 
 def test_products_reductions_and_normalizations() -> None:
@@ -191,7 +200,10 @@ def test_attention_with_every_kind_of_mask() -> None:
 def test_a_query_that_sees_no_key_gives_zero() -> None:
     mask = np.ones((2, 1, 5, 5), bool)
     mask[1, :, 2:] = False
-    compare(HEADER + ATTENTION, [{"P": 5, "R": 3}], given={"mask": mask}, tolerance=1e-5)
+    bias = np.zeros((5, 5), np.float32)
+    bias[1], bias[2] = -np.inf, np.finfo(np.float32).min
+    given = {"mask": mask, "bias": bias}
+    compare(HEADER + ATTENTION, [{"P": 5, "R": 3}], given=given, tolerance=1e-5)
 
 
 def test_rotary_embedding_turns_halves_and_neighbours() -> None:

@@ -9,6 +9,16 @@ from dechaff.backends.tvm.emitters import DIALECT, STANDARD
 from dechaff.backends.tvm.kernel_table import KERNELS
 from dechaff.ir import dialect_ops
 
+EXIT_OPERATORS = (
+    "PackedRowSimilarity",
+    "PackedTokenSummary",
+    "RowSimilarity",
+    "RowTokens",
+    "SoftmaxEntropy",
+    "SoftmaxGap",
+    "TokenSummary",
+)
+
 DECLARED_HOLES = {
     ("MaskedVarlenAttention", "tvm"): "runs as its reference function, which pads",
     (
@@ -19,6 +29,11 @@ DECLARED_HOLES = {
     ("SkipRMSNormalization", "onnxruntime"): "the same",
     ("TokenLayout", "onnxruntime"): "standard operators on small integer tensors",
     ("Unpack", "onnxruntime"): "one ScatterND",
+    **{
+        (op, backend): "a few standard operators on small tensors, once for each exit"
+        for op in EXIT_OPERATORS
+        for backend in ("onnxruntime", "tvm")
+    },
 }
 """Operators without a lowering of their own: they run as their reference function."""
 

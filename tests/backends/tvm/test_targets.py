@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 import shutil
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import dechaff
-from dechaff.backends.tvm import installation, resolve_target
+from dechaff.backends.tvm import resolve_target
 from dechaff.ir import MissingPackageError, UsageError
 from tests.dechaff.examples import LINEAR, linear
 
@@ -47,7 +48,7 @@ def test_what_is_no_target_is_refused_with_those_that_are(text: str, problem: st
 
 
 def test_without_tvm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'dechaff\[tvm\]'"):
         dechaff.optimize(linear().model, target="llvm", progress=False)
 

@@ -68,7 +68,8 @@ def test_a_schedule_found_at_one_size_serves_every_size(log: pathlib.Path) -> No
     compiled = compile_module(module, resolve_target("llvm"), tuning_log=log, sizes=SIZES)
     assert compiled.tuned is not None
     assert len(compiled.tuned.hits) == 1
-    assert compiled.tuned.misses == compiled.tuned.unfit == ()
+    assert compiled.tuned.misses == ()
+    assert compiled.tuned.unfit == ()
     for batch in (1, 7, 32, 45):
         inputs = random_inputs(module, {"B": batch})
         compare_outputs(run_module(module, inputs), compiled.run(inputs), 1e-5)

@@ -1,0 +1,221 @@
+"""``python -m benchmarks.accuracy_driven``: a classifier pruned under its accuracy, and its peers.
+
+MODEL is a folder that ``examples/finetune_sst2.py`` wrote, DATA the folder of sentences. The search
+sees the dev sentences only; accuracy is that of the test sentences, time that of the first batches
+of them as they come, padded to the longest of each batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import dechaff
+from benchmarks.exports import Exports
+from benchmarks.machine import versions
+from benchmarks.measure import median_ratio, time_interleaved
+from benchmarks.peers import DECHAFF, PEERS, Peer, Task, dechaff_peer, installed
+from dechaff.backends.onnxruntime.threads import usable_cores
+
+from .sentences import SavedClassifier, inputs_of
+
+_DENSE = ("torch", "openvino", "ort18", "ort23", "ort18-fused", "ort23-fused")
+_MODES = ("accuracy", "size", "speed")
+_PRUNING = "approximate,-early-exit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """One search's result.
+
+    Attributes:
+        mode: what was asked for.
+        pass_list: what it found.
+        summary: the search in figures.
+    """
+
+    mode: str
+    pass_list: str
+    summary: dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Search, measure, print; 0."""
+    options = _parse(arguments)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    model = SavedClassifier(options.model)
+    found = [_search(model, options, mode) for mode in options.modes]
+    with tempfile.TemporaryDirectory(prefix="dechaff-benchmark-") as folder:
+        rows = _measure(model, options, found, pathlib.Path(folder))
+    record = {
+        "setting": {name: str(value) for name, value in vars(options).items()},
+        "versions": versions(),
+        "rows": rows,
+        "searches": [dataclasses.asdict(item) for item in found],
+    }
+    print(to_markdown(record))
+    if options.json is not None:
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> Found:
+    data = model.batches(options.data, "dev", options.batch, options.limit)
+    optimized = dechaff.optimize(
+        model.module,
+        _tensors(data[0]),
+        passes=options.passes,
+        metric="accuracy",
+        data=data,
+        mode=mode,
+        max_drop=options.max_drop,
+        budget=options.budget,
+        seed=options.seed,
+        search_folder=None if options.folder is None else options.folder / f"{model.name}-{mode}",
+        verify="off",
+        session=dechaff.SessionSettings(usable_cores()),
+    )
+    assert optimized.report is not None  # optimize() always gives one
+    search = optimized.report.search
+    assert search is not None  # a metric was given
+    if options.plot is not None:
+        search.plot(options.plot / f"{model.name}-{mode}.svg")
+    return Found(mode, search.pass_list, search.to_dict())
+
+
+def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in inputs_of(batch).items()}
+
+
+def _measure(
+    model: SavedClassifier,
+    options: argparse.Namespace,
+    found: Sequence[Found],
+    folder: pathlib.Path,
+) -> list[dict[str, Any]]:
+    """A row for each contestant: times on the first test batches, accuracy on all of them."""
+    test = model.batches(options.data, "test", options.batch, options.limit)
+    exports, sessions = Exports(model, folder), dict[str, Any]()
+    peers: dict[str, Peer] = {name: PEERS[name] for name in installed([*options.peers, DECHAFF])}
+    for item in found:
+        peers[item.mode] = dechaff_peer(f"dechaff, mode {item.mode}", item.pass_list)
+    runs: dict[str, Callable[[], Any]] = {}
+    accuracy: dict[str, float] = {}
+    for name, peer in peers.items():
+        tasks = [
+            Task(model, exports, "torch", usable_cores(), inputs_of(batch), sessions=sessions)
+            for batch in (test[: options.batches] if name in _DENSE else test)
+        ]
+        runners = [peer.build(task) for task in tasks]
+        right = [
+            runner.arrays(runner.run())[0].argmax(axis=1) == batch["labels"]
+            for runner, batch in zip(runners, test, strict=False)
+        ]
+        accuracy[name] = float(np.concatenate(right).mean())
+        timed = [runner.run for runner in runners[: options.batches]]
+        runs[name] = lambda timed=timed: [run() for run in timed]  # type: ignore[misc]
+    timings = time_interleaved(runs, options.rounds)
+    return [
+        {
+            "name": name,
+            "title": peer.title,
+            "milliseconds": 1000 * statistics.median(timings[name]) / options.batches,
+            "ratio": median_ratio(timings, name, DECHAFF),
+            "accuracy": accuracy[name] if name not in _DENSE else None,
+            **_sizes(sessions, name, found),
+        }
+        for name, peer in peers.items()
+    ]
+
+
+def _sizes(sessions: dict[str, Any], name: str, found: Sequence[Found]) -> dict[str, float | None]:
+    """Megabytes of all weights, and of those that are multiplied with."""
+    lists = {DECHAFF: "default"} | {item.mode: item.pass_list for item in found}
+    optimized = sessions.get(lists.get(name, ""))
+    if optimized is None:
+        return {"megabytes": None, "layers_megabytes": None}
+    weights = optimized.module.graph.initializers.values()
+    tables = {node.inputs[0] for node in optimized.module.graph if node.op_type == "Gather"}
+    sizes = {value: value.const_value.nbytes / 1e6 for value in weights if value.const_value}
+    layers = sum(size for value, size in sizes.items() if value not in tables)
+    return {"megabytes": sum(sizes.values()), "layers_megabytes": layers}
+
+
+def to_markdown(record: dict[str, Any]) -> str:
+    """The rows as a table, the searches below it."""
+    base = next(row for row in record["rows"] if row["name"] == DECHAFF)
+    lines = [
+        "| contestant | ms per batch | dechaff exact takes | test accuracy | MB | MB of layers |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        figures = [
+            f"{row['milliseconds']:.2f}",
+            f"{1 / row['ratio']:.2f}x",
+            *(_number(row[name], digits) for name, digits in (("accuracy", 4), ("megabytes", 1))),
+            _number(row["layers_megabytes"], 1),
+        ]
+        lines.append(f"| {row['title']} | {' | '.join(figures)} |")
+    dense = [row for row in record["rows"] if row["name"] in _DENSE]
+    if dense:
+        best = min(dense, key=lambda row: float(row["ratio"]))
+        lines += ["", f"- best dense peer: {best['title']}"]
+        lines += [
+            f"- {row['title']}: {best['ratio'] / row['ratio']:.2f} times as fast as it"
+            for row in record["rows"]
+            if row not in dense
+        ]
+    for item in record["searches"]:
+        row = next(row for row in record["rows"] if row["name"] == item["mode"])
+        lines.append(
+            f"- mode {item['mode']}: {1 / row['ratio']:.2f}x faster than dechaff exact, layers "
+            f"{base['layers_megabytes'] / row['layers_megabytes']:.2f}x smaller, all weights "
+            f"{base['megabytes'] / row['megabytes']:.2f}x; test accuracy {base['accuracy']:.4f} -> "
+            f"{row['accuracy']:.4f}; {item['summary']['seconds']:.0f} s of search; "
+            f"passes `{item['pass_list']}`"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy_driven",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=pathlib.Path, help="folder of the fine-tuned model")
+    parser.add_argument("data", type=pathlib.Path, help="folder of dev.tsv and test.tsv")
+    parser.add_argument("--modes", nargs="*", choices=_MODES, default=["accuracy", "speed"])
+    parser.add_argument("--passes", default=_PRUNING, help="pass list that is searched")
+    parser.add_argument("--max-drop", type=float, default=0.01)
+    parser.add_argument("--budget", default="10min", help="of each search")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batches", type=int, default=8, help="test batches that are timed")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--limit", type=int, help="only so many sentences")
+    parser.add_argument("--peers", nargs="*", choices=_DENSE, default=list(_DENSE))
+    parser.add_argument("--folder", type=pathlib.Path, help="where searches go on if stopped")
+    parser.add_argument("--plot", type=pathlib.Path, help="folder for a plot of each search")
+    parser.add_argument("--json", type=pathlib.Path)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""From a model, a metric and data to a pass list that was searched, and measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dechaff.backends import SessionSettings
+from dechaff.ir import Module, UsageError
+from dechaff.passes import Pass, apply_pass, tidy
+from dechaff.progress import ProgressFunction
+from dechaff.settings import Settings
+from dechaff.target_lowering import lower_for_target
+
+from .engine import search
+from .metrics import Metric, MetricFunction, make_metric
+from .pareto import measure_points
+from .result import SearchResult
+from .search_settings import SearchSettings
+from .validation import split_data
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the caller of ``optimize`` asks of a search.
+
+    Attributes:
+        metric: the name of a metric or a function of outputs and batch.
+        data: batches, each a mapping from name to array, labels included.
+        settings: mode, drop, budget, seed, folder.
+    """
+
+    metric: str | MetricFunction | Metric
+    data: Iterable[Any]
+    settings: SearchSettings
+
+
+def make_request(
+    metric: str | MetricFunction | Metric | None, data: Any, **settings: Any
+) -> Request | None:
+    """The request that the arguments of ``optimize`` make; None if they ask for no search.
+
+    Raises:
+        UsageError: one of metric and data is missing, or a setting cannot be read.
+    """
+    if metric is None and data is None:
+        return None
+    if metric is None:
+        raise UsageError("data is given without a metric: metric='accuracy', or a function")
+    if data is None:
+        raise UsageError("a metric is given without data: batches of inputs and labels")
+    return Request(metric, data, SearchSettings(**settings))
+
+
+def searched_passes(passes: Any) -> Any:
+    """The pass list to search: that of the caller, or all approximations in place of a default."""
+    return "approximate" if passes == "default" else passes
+
+
+def drive(
+    module: Module,
+    passes: Sequence[Pass],
+    request: Request,
+    settings: Settings,
+    session: SessionSettings,
+    report: ProgressFunction,
+) -> SearchResult:
+    """Search, then measure what was found beside the original on data that the search never saw.
+
+    Args:
+        module: the imported model; it is not changed.
+        passes: the pass list, with at least one approximation.
+        request: metric, data and settings of the search.
+        settings: target and cache.
+        session: threads, affinity and memory.
+        report: is told of the progress: seconds spent, seconds allowed, what is being tried.
+
+    Raises:
+        UsageError: metric, data or passes do not do; the message says what would.
+    """
+    metric = make_metric(request.metric)
+    data = split_data(module, request.data, request.settings.seed)
+    original = module.clone()
+    tidy(original)
+    found = search(original, passes, data, metric, request.settings, session, report)
+
+    def build(chosen: Sequence[Pass]) -> Module:
+        made = module.clone()
+        tidy(made)
+        for step in chosen:
+            apply_pass(made, step)
+        example = data.searched[0].inputs
+        lowered, _ = lower_for_target(made, module, settings, example, session)
+        return lowered
+
+    report(0, 1, "measuring what was found")
+    points = measure_points(found.points, build, data.held_out, metric, session)
+    first, last = points[0].held_out, points[-1].held_out
+    assert first is not None  # measured just now
+    assert last is not None
+    return SearchResult(
+        metric=metric.name,
+        mode=request.settings.mode,
+        max_drop=request.settings.allowed_drop,
+        passes=found.passes,
+        decisions=found.decisions,
+        points=points,
+        held_out_original=first,
+        held_out=last,
+        complete=found.complete,
+        seconds=found.seconds,
+    )

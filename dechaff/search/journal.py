@@ -1,0 +1,102 @@
+"""Outcomes of trials, kept in a folder: a search that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from dechaff.ir import Module, UsageError
+
+_FILE = "trials.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a trial found.
+
+    Attributes:
+        loss: mean loss over the rows seen.
+        score: the metric; None if the trial ended early.
+        seconds: time of the trial.
+    """
+
+    loss: float
+    score: float | None
+    seconds: float
+
+
+class Journal:
+    """Trials by what was tried. With a folder, each is written down as soon as it is known.
+
+    A search is deterministic: one that was stopped is run again from the start, and finds here what
+    it tried before.
+    """
+
+    def __init__(self, folder: pathlib.Path | None, identity: Mapping[str, Any]) -> None:
+        """Read what the folder holds.
+
+        Raises:
+            UsageError: it is of another search.
+        """
+        self._outcomes: dict[str, Outcome] = {}
+        self._path = None if folder is None else folder / _FILE
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps(dict(identity), sort_keys=True)
+        if not self._path.exists():
+            self._path.write_text(head + "\n", encoding="utf-8")
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        if not lines or lines[0] != head:
+            raise UsageError(
+                f"{self._path} is of another search: other model, data, passes or settings; "
+                "give another folder"
+            )
+        for line in lines[1:]:
+            self._read(line)
+        self._path.write_text("".join(f"{line}\n" for line in self._lines(head)), "utf-8")
+
+    def _lines(self, head: str) -> list[str]:
+        return [head, *(_line(key, outcome) for key, outcome in self._outcomes.items())]
+
+    def _read(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            tried = entry.pop("tried")
+        except ValueError:
+            return  # the line that a kill cut short
+        self._outcomes[tried] = Outcome(**entry)
+
+    def get(self, tried: str) -> Outcome | None:
+        """The outcome of an earlier trial."""
+        return self._outcomes.get(tried)
+
+    def add(self, tried: str, outcome: Outcome) -> None:
+        """Keep the outcome of a trial."""
+        self._outcomes[tried] = outcome
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(tried, outcome) + "\n")
+
+
+def _line(tried: str, outcome: Outcome) -> str:
+    return json.dumps({"tried": tried, **dataclasses.asdict(outcome)})
+
+
+def module_digest(module: Module) -> str:
+    """Names a module: its operators and the contents of its weights."""
+    from dechaff.ir import canonical_lines
+
+    state = hashlib.sha256()
+    for line in canonical_lines(module):
+        state.update(line.encode())
+    for name, value in sorted(module.graph.initializers.items()):
+        state.update(name.encode())
+        if value.const_value is not None:
+            state.update(value.const_value.numpy().tobytes())
+    return state.hexdigest()

@@ -1,0 +1,125 @@
+"""What the models on the way are worth: accuracy on held-out data, measured time, size; a plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from dechaff.arrays import Arrays
+from dechaff.backends import Session, SessionSettings
+from dechaff.ir import MissingPackageError, Module
+from dechaff.passes import Pass
+
+from .metrics import Metric, Results
+from .result import Point
+from .validation import LabelledInputs
+
+_MOST_POINTS = 7
+_ROUNDS = 5
+
+Build = Callable[[Sequence[Pass]], Module]
+"""Makes the module to be served by these passes."""
+
+
+def measure_points(
+    points: Sequence[Point],
+    build: Build,
+    held_out: Sequence[LabelledInputs],
+    metric: Metric,
+    session: SessionSettings | None,
+) -> tuple[Point, ...]:
+    """Held-out metric, time and size of the first and last points and of some between them.
+
+    The models take turns on the same batches; the time is the median over the rounds.
+
+    Args:
+        points: in the order in which the search made them, the original first.
+        build: makes the served module.
+        held_out: batches that the search has not seen.
+        metric: the metric.
+        session: threads, affinity and memory.
+    """
+    chosen = _some(points)
+    modules = [build(point.passes) for point in chosen]
+    sessions = [Session(module, settings=session) for module in modules]
+    outputs = [[each.run(item.inputs) for item in held_out] for each in sessions]
+    times = _milliseconds(sessions, held_out)
+    return tuple(
+        dataclasses.replace(
+            point,
+            held_out=metric.score(_results(found, held_out, outputs[0])),
+            milliseconds=milliseconds,
+            megabytes=weight_bytes(module) / 1e6,
+        )
+        for point, module, found, milliseconds in zip(chosen, modules, outputs, times, strict=True)
+    )
+
+
+def _some(points: Sequence[Point]) -> list[Point]:
+    if len(points) <= _MOST_POINTS:
+        return list(points)
+    step = (len(points) - 1) / (_MOST_POINTS - 1)
+    return [points[round(number * step)] for number in range(_MOST_POINTS)]
+
+
+def _results(
+    found: Sequence[Arrays], held_out: Sequence[LabelledInputs], original: Sequence[Arrays]
+) -> Results:
+    return [
+        (outputs, item.batch, before)
+        for outputs, item, before in zip(found, held_out, original, strict=True)
+    ]
+
+
+def _milliseconds(sessions: Sequence[Session], held_out: Sequence[LabelledInputs]) -> list[float]:
+    """Median milliseconds of a batch, by session."""
+    rounds: list[list[float]] = [[] for _ in sessions]
+    for _ in range(_ROUNDS):
+        for number, session in enumerate(sessions):
+            started = time.perf_counter()
+            for item in held_out:
+                session.run(item.inputs)
+            rounds[number].append((time.perf_counter() - started) / len(held_out))
+    return [1000 * statistics.median(seconds) for seconds in rounds]
+
+
+def weight_bytes(module: Module) -> int:
+    """Bytes of all weights, those of subgraphs included."""
+    return sum(
+        value.const_value.nbytes
+        for graph in module.model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def plot_points(points: Sequence[Point], metric: str, path: str | os.PathLike[str]) -> None:
+    """Draw the metric over time, size as the area of the marks, to an image file.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackageError("matplotlib", "benchmarks", "the plot") from error
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    measured = [point for point in points if point.milliseconds is not None]
+    times = [point.milliseconds or 0.0 for point in measured]
+    for part, style in (("held_out", "o-"), ("searched", "x--")):
+        figures = [getattr(point, part) for point in measured]
+        axes.plot(times, figures, style, label=part.replace("_", "-") + " part")
+    for point, x in zip(measured, times, strict=True):
+        label = f"{point.name}\n{point.megabytes:.0f} MB"
+        axes.annotate(
+            label, (x, point.held_out or 0.0), fontsize=7, xytext=(4, 4), textcoords="offset points"
+        )
+    axes.set_xlabel("median milliseconds per held-out batch")
+    axes.set_ylabel(metric)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path)

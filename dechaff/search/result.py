@@ -1,0 +1,156 @@
+"""What a search found: the options of each pass, and every decision on the way there."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from dechaff.passes import Pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What became of one edit.
+
+    Attributes:
+        pass_name: the pass that proposed it.
+        level: the pass's level, such as ``blocks``.
+        edit: what was tried.
+        kept: whether it stands.
+        score: the metric with it, on the searched part; None if the trial ended early.
+        loss: the loss with it, so far as the trial went.
+        seconds: time of the trial.
+    """
+
+    pass_name: str
+    level: str
+    edit: str
+    kept: bool
+    score: float | None
+    loss: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A model on the way from the original to the result.
+
+    Attributes:
+        name: the edit that made it of the one before.
+        passes: the passes that make it of the original.
+        searched: the metric on the searched part.
+        held_out: the metric on the held-out part.
+        milliseconds: measured median time of a held-out batch.
+        megabytes: size of all weights.
+    """
+
+    name: str
+    passes: tuple[Pass, ...]
+    searched: float
+    held_out: float | None = None
+    milliseconds: float | None = None
+    megabytes: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """The outcome of a search.
+
+    Attributes:
+        metric: name of the metric.
+        mode: ``accuracy``, ``size`` or ``speed``.
+        max_drop: how far the metric was allowed to fall.
+        passes: the pass list found, to run again without a search.
+        decisions: every trial, in order.
+        points: the original, the result, and points between them.
+        held_out_original: the metric of the original on the held-out part.
+        held_out: the metric of the result on the held-out part.
+        complete: whether all edits were tried within the budget.
+        seconds: time that the search took, interrupted runs included.
+    """
+
+    metric: str
+    mode: str
+    max_drop: float
+    passes: Sequence[Pass]
+    decisions: tuple[Decision, ...]
+    points: tuple[Point, ...]
+    held_out_original: float
+    held_out: float
+    complete: bool
+    seconds: float
+
+    @property
+    def pass_list(self) -> str:
+        """The passes as a pass list is written."""
+        return ",".join(str(step) for step in self.passes)
+
+    def warnings(self) -> list[str]:
+        """What a reader must know."""
+        found: list[str] = []
+        if not self.complete:
+            tried = len(self.decisions)
+            found.append(
+                f"the budget ran out after {tried} trials: this is the best so far; "
+                "give a larger budget, and search_folder to go on from here"
+            )
+        drop = self.held_out_original - self.held_out
+        if drop > self.max_drop:
+            found.append(
+                f"on the held-out part {self.metric} fell by {drop:.4f}, more than max_drop "
+                f"{self.max_drop:g}: the data is small for that; give more of it, or a smaller drop"
+            )
+        return found
+
+    def table(self) -> Table:
+        """The points as a table."""
+        table = Table(title=f"Accuracy for speed: {self.metric}", title_justify="left")
+        for heading in ("", f"{self.metric}, searched", "held out", "ms per batch", "MB"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for point in self.points:
+            figures = (point.searched, point.held_out, point.milliseconds, point.megabytes)
+            digits = (4, 4, 2, 1)
+            cells = [
+                "" if figure is None else f"{figure:.{places}f}"
+                for figure, places in zip(figures, digits, strict=True)
+            ]
+            table.add_row(point.name, *cells)
+        return table
+
+    def summary(self) -> Text:
+        """What was searched and found, in lines."""
+        kept = sum(decision.kept for decision in self.decisions)
+        return Text(
+            f"searched for {self.mode}, max_drop {self.max_drop:g}: kept {kept} of "
+            f"{len(self.decisions)} edits tried in {self.seconds:.0f} s\n"
+            f"{self.metric} on the held-out part: {self.held_out_original:.4f} -> "
+            f"{self.held_out:.4f}\nthe same without a search: --passes '{self.pass_list}'"
+        )
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the metric over time, with sizes, to an image file.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        from .pareto import plot_points
+
+        plot_points(self.points, self.metric, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data."""
+        plain: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        plain["decisions"] = [dataclasses.asdict(decision) for decision in self.decisions]
+        plain["points"] = [
+            dataclasses.asdict(dataclasses.replace(point, passes=()))
+            | {"passes": ",".join(map(str, point.passes))}
+            for point in self.points
+        ]
+        return plain | {"passes": self.pass_list}

@@ -1,0 +1,71 @@
+"""How far a search has come: the passes so far, the trials, the time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+from dechaff.passes import Pass
+from dechaff.progress import ProgressFunction
+
+from .result import Decision, Point
+from .search_settings import SearchSettings
+from .trials import Trials
+
+
+class OutOfTimeError(Exception):
+    """The budget is spent."""
+
+
+@dataclasses.dataclass
+class SearchState:
+    """What the searches over the passes of one list share.
+
+    Attributes:
+        settings: what was asked for.
+        trials: runs variants.
+        sizes: sizes at which costs are compared, by symbol.
+        report: is told of the progress.
+        passes: the list, with the options found so far.
+        loss: loss of the module so far, on the searched part.
+        score: its metric.
+        decisions: what became of every edit.
+        points: the original, and the module after each edit that was kept.
+        started: when the search began, by ``time.perf_counter``.
+    """
+
+    settings: SearchSettings
+    trials: Trials
+    sizes: Mapping[str, float]
+    report: ProgressFunction
+    passes: list[Pass]
+    loss: float
+    score: float
+    decisions: list[Decision] = dataclasses.field(default_factory=list)
+    points: list[Point] = dataclasses.field(default_factory=list)
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, that of earlier runs of the same search included."""
+        return max(time.perf_counter() - self.started, self.trials.seconds)
+
+    def next_trial(self, name: str) -> None:
+        """Say what is tried next.
+
+        Raises:
+            OutOfTimeError: the budget is spent.
+        """
+        budget = self.settings.budget_seconds
+        if self.seconds > budget:
+            raise OutOfTimeError
+        kept = len(self.points) - 1
+        text = f"{name}; so far {self.score:.4f} with {kept} edits"
+        self.report(int(self.seconds), int(budget), text)
+
+    def keep(self, index: int, step: Pass, name: str, loss: float, score: float) -> None:
+        """Let the pass at this place have these options from now on."""
+        self.passes[index] = step
+        self.loss, self.score = loss, score
+        self.points.append(Point(f"{step.name} {name}", tuple(self.passes), score))

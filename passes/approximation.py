@@ -1,0 +1,83 @@
+"""What the accuracy-driven search asks of a pass that trades accuracy for computation."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from dechaff.ir import Module
+
+from .pass_base import Numerics, Pass
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """One approximation that a search may try, and then keep or drop.
+
+    Edits change the *options* of their pass, so that what a search found is a pass list like any
+    other: it can be printed, written into a config file, and run again without a search.
+
+    Attributes:
+        name: what the edit does, unique within the pass: ``attention.5``, ``layers 3, k=8``.
+        level: index into the pass's ``levels``; all edits of a level are tried before the next.
+        change: the options with the edit in them, made of those found so far; None where the edit
+            no longer applies, since what it changes is gone.
+        place: edits of one place exclude each other: once one of them is kept, the others are not
+            tried. Empty: the edit stands for itself. Where all edits of a level have one place,
+            such as the thresholds of an exit, they are tried in the order given, those that save
+            most first; else a search for speed or size finds the order.
+    """
+
+    name: str
+    level: int
+    change: Callable[[Any], Any | None]
+    place: str = ""
+
+
+class Calibration(Protocol):
+    """Inputs that a pass may look at while it proposes edits; a part of the user's data."""
+
+    @property
+    def inputs(self) -> Sequence[Mapping[str, Array]]:
+        """Batches of graph inputs by name."""
+        ...
+
+    def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """What values of the module hold on each batch, by name; a batch at a time."""
+        ...
+
+
+class Approximation(Pass):
+    """A pass that a search over the user's metric can drive.
+
+    The search runs the passes before this one, asks it for :meth:`edits`, and tries each as
+    ``type(self)(edit.change(options))`` on a copy of the module, level by level in the order given.
+    It starts from the options that the user wrote, keeps those edits that the metric allows, and
+    hands the module to the passes behind. A pass's options alone decide what it does: no edit may
+    depend on anything else than module and options.
+
+    Attributes:
+        levels: what the levels are called, coarse to fine.
+    """
+
+    numerics = Numerics.APPROXIMATE
+    levels: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
+        """What could be tried on the module, as it stands where this pass runs.
+
+        Args:
+            module: the module; it is not changed.
+            calibration: data from the part that the search may see.
+
+        Returns:
+            The edits in the order in which they are to be tried; those that save most time for
+            the least harm, as far as can be guessed, first.
+        """
