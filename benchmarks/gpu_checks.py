@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def attention_reference(qkv: torch.Tensor, starts: Sequence[int], heads: int) ->
 
     q, k, v = (part.double().unflatten(1, (heads, -1)).transpose(0, 1) for part in qkv.chunk(3, 1))
     result = torch.zeros_like(q)
-    for first, end in zip(starts[:-1], starts[1:], strict=True):
+    for first, end in itertools.pairwise(starts):
         scores = q[:, first:end] @ k[:, first:end].mT / math.sqrt(q.shape[-1])
         result[:, first:end] = scores.softmax(-1) @ v[:, first:end]
     return result.transpose(0, 1).flatten(1)
@@ -58,8 +59,8 @@ class AttentionKernel:
         import tvm
 
         from dechaff.backends.tvm import cuda_compilation  # noqa: F401  # it registers the compiler
+        from dechaff.backends.tvm.kernels.attention_shape import VarlenAttentionShape
         from dechaff.backends.tvm.kernels.attention_work import attention_work
-        from dechaff.backends.tvm.kernels.varlen_attention import VarlenAttentionShape
         from dechaff.backends.tvm.kernels.warpgroup_attention import warpgroup_attention
         from dechaff.backends.tvm.targets import resolve_target
 

@@ -12,10 +12,11 @@ from tvm import relax, tirx
 from .cuda_products import dense_layer
 from .emission import Emission, Expr, attribute
 from .kernels.activations import bias_gelu
+from .kernels.attention_shape import VarlenAttentionShape
 from .kernels.attention_work import attention_work, work_items
 from .kernels.normalization import NormalizationShape, normalization
 from .kernels.packing import pack, token_layout, unpack
-from .kernels.varlen_attention import VarlenAttentionShape, varlen_attention
+from .kernels.varlen_attention import varlen_attention
 from .kernels.warpgroup_attention import warpgroup_attention
 from .scheduled_calls import as_rows, call_scheduled, is_half, like_rows
 
@@ -78,7 +79,7 @@ def _width(sizes: list[Any]) -> int | None:
 
 def provide_varlen_attention(emission: Emission, node: ir.Node) -> Expr | None:
     """``VarlenAttention`` on tensor cores; the work items are shared by all layers."""
-    q, k, v, starts_q, key_index, starts_k = emission.tensors(node)
+    q, k, v, _, key_index, _ = emission.tensors(node)
     heads, kv_heads = attribute(node, "q_num_heads", 1), attribute(node, "kv_num_heads", 1)
     width, value_width = _width(emission.shape(q)[1:]), _width(emission.shape(v)[1:])
     if width is None or value_width is None or not is_half(emission, q):
@@ -97,7 +98,7 @@ def provide_varlen_attention(emission: Emission, node: ir.Node) -> Expr | None:
         tile_rows=_TILE_ROWS if size <= 64 or emission.arch == "sm_90" else 64,
         fused_qkv=fused is not None,
     )
-    if not _is_every_token(node.inputs[4]):
+    if not _is_every_token(emission, node):
         k, v = (emission.emit(relax.op.take(item, key_index, axis=0)) for item in (k, v))
     work = _work(emission, node, shape, (emission.shape(q)[0], emission.shape(k)[0]))
     on_hopper = emission.arch == "sm_90" and size in (64, 128)
@@ -126,7 +127,7 @@ def _fused_qkv(emission: Emission, node: ir.Node, widths: tuple[int, int, int]) 
         if bias is None or bias.shape != (widths[0],):
             return None
     split = q.producer() if q is not None else None
-    if split is None or split.op_type != "Split" or not _is_every_token(node.inputs[4]):
+    if split is None or split.op_type != "Split" or not _is_every_token(emission, node):
         return None
     if list(split.outputs) != [q, *node.inputs[1:3]]:
         return None
@@ -143,13 +144,16 @@ def _fused_qkv(emission: Emission, node: ir.Node, widths: tuple[int, int, int]) 
     return dense_layer(emission, product.inputs[0], product.inputs[1], padded, "none")
 
 
-def _is_every_token(key_index: ir.Value | None) -> bool:
-    """Whether the keys are all tokens in their order: ``Range (0, Size (token_index), 1)``."""
+def _is_every_token(emission: Emission, node: ir.Node) -> bool:
+    """Whether the keys are all tokens in their order: ``Range (0, tokens, 1)``."""
+    key_index, k = node.inputs[4], emission.tensor(node.inputs[1])
     counter = key_index.producer() if key_index is not None else None
     if counter is None or counter.op_type != "Range":
         return False
-    count = counter.inputs[1].producer() if counter.inputs[1] is not None else None
-    return count is not None and count.op_type == "Size"
+    start, step = (emission.array(counter.inputs[place]) for place in (0, 2))
+    (count,) = emission.shape(emission.tensor(key_index))
+    from_zero = start is not None and step is not None and (int(start), int(step)) == (0, 1)
+    return from_zero and emission.sizes.equal(count, emission.shape(k)[0])
 
 
 def _work(
@@ -164,7 +168,7 @@ def _work(
         emission.shared[key] = call_scheduled(
             emission,
             attention_work(shape.tile_rows, shape.is_causal, emission.dtype(starts_q)),
-            "attention_work",
+            "query_tiles",
             [starts_q, starts_k],
             [((items, 8), "int32")],
             sizes=tokens,

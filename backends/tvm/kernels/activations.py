@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
-from .device_functions import exp2, load_eight, reciprocal, store_eight
+from .device_functions import exp2, reciprocal
 from .parameters import with_parameters
-
+from .row_functions import load_eight, store_eight
 
 # GELU is x * P(x) with P(x) = 1 / (1 + 2 ** -(x * polynomial(x ** 2))). For the tanh formula two
 # terms say it exactly. For the error function four are a minimax fit on |x| < 5.4, with x ** 2 cut

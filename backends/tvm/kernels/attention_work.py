@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
 
 def work_items(tokens: int, sequences: int, tile_rows: int) -> int:

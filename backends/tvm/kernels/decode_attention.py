@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
+from .decode_combination import combine_attention
+from .decode_copies import cache_copies
+from .decode_work import KEYS_PER_TILE, DecodeAttentionShape, tile_macros
 from .device_functions import (
     block_barrier,
     commit_copies,
-    copy_async,
     exchange,
     exp2,
     load_matrices,
@@ -22,39 +23,6 @@ from .device_functions import (
     store_shared_float,
     wait_for_copies,
 )
-
-KEYS_PER_TILE = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeAttentionShape:
-    """What one pair of compiled kernels is made for.
-
-    Attributes:
-        num_heads: query heads.
-        kv_num_heads: key and value heads; ``num_heads`` is at most 16 times as many.
-        head_size: a multiple of 16, at most 256.
-        dtype: ``float16`` or ``bfloat16``; scores and sums are float32.
-        scale: factor on the scores.
-        blocks: thread blocks that share the work: twice the multiprocessors of the GPU.
-    """
-
-    num_heads: int
-    kv_num_heads: int
-    head_size: int
-    dtype: str = "float16"
-    scale: float = 1.0
-    blocks: int = 264
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a key head."""
-        return self.num_heads // self.kv_num_heads
-
-    @property
-    def partial_rows(self) -> int:
-        """Rows of the scratch tensor: two unfinished ranges for each thread block."""
-        return self.blocks * 2 * self.group
 
 
 def decode_attention(shape: DecodeAttentionShape) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
@@ -73,27 +41,7 @@ def decode_attention(shape: DecodeAttentionShape) -> tuple[tirx.PrimFunc, tirx.P
     second kernel joins these: the online softmax is associative. The query heads of a group are
     the rows of one tensor-core tile, and share what is read.
     """
-    return _attend(shape), _combine(shape)
-
-
-def _tile_macros(blocks: int, kv_heads: int):
-    """What both kernels must agree on: which tiles exist, and who works on them."""
-
-    @T.macro
-    def count_tiles(out, lengths, sequence, longest):
-        out[0] = (
-            T.cast(T.max(T.min(lengths[sequence], T.cast(longest, "int64")), T.int64(0)), "int32")
-            + (KEYS_PER_TILE - 1)
-        ) // KEYS_PER_TILE
-
-    @T.macro
-    def count_all_tiles(total, tiles, lengths, batch, longest):
-        total[0] = 0
-        for sequence in T.serial(batch):
-            count_tiles(tiles, lengths, sequence, longest)
-            total[0] = total[0] + tiles[0] * kv_heads
-
-    return count_tiles, count_all_tiles
+    return _attend(shape), combine_attention(shape)
 
 
 def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
@@ -101,7 +49,7 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
         shape.dtype, shape.head_size, shape.num_heads, shape.kv_num_heads,
     )  # fmt: skip
     group, blocks, partial_rows = shape.group, shape.blocks, shape.partial_rows
-    steps, columns, chunks = size // 16, size // 8, size // 8
+    steps, columns = size // 16, size // 8
     line = (size + 8) * 2
     kv_bytes = KEYS_PER_TILE * line
     # Behind the tiles, what the four warps of a block found: 16 rows of (values, maximum, sum).
@@ -109,50 +57,9 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
     merge_line = (size + 2) * 4
     merge_bytes = 16 * merge_line
     log_scale = shape.scale * math.log2(math.e)
-    count_tiles, count_all_tiles = _tile_macros(blocks, kv_heads)
+    count_tiles, count_all_tiles = tile_macros(kv_heads)
 
-    @T.macro
-    def load_tile(address, cache, sequence, head, first, length, thread):
-        """Fetch 64 rows of a cache; zeros from row ``length`` on."""
-        for i in T.unroll(-(-KEYS_PER_TILE * chunks // 128)):
-            if i * 128 + thread < KEYS_PER_TILE * chunks:
-                copy_async(
-                    address
-                    + T.cast(
-                        (i * 128 + thread) // chunks * line + (i * 128 + thread) % chunks * 16,
-                        "uint32",
-                    ),
-                    T.address_of(
-                        cache[
-                            sequence,
-                            head,
-                            T.min(first + (i * 128 + thread) // chunks, length - 1),
-                            (i * 128 + thread) % chunks * 8,
-                        ]
-                    ),
-                    first + (i * 128 + thread) // chunks < length,
-                )
-
-    @T.macro
-    def load_queries(address, q, sequence, head, thread):
-        """Fetch the group's queries as 16 rows, zeros beyond the group."""
-        for i in T.unroll(-(-16 * chunks // 128)):
-            if i * 128 + thread < 16 * chunks:
-                copy_async(
-                    address
-                    + T.cast(
-                        (i * 128 + thread) // chunks * line + (i * 128 + thread) % chunks * 16,
-                        "uint32",
-                    ),
-                    T.address_of(
-                        q[
-                            sequence,
-                            (head * group + T.min((i * 128 + thread) // chunks, group - 1)) * size
-                            + (i * 128 + thread) % chunks * 8,
-                        ]
-                    ),
-                    (i * 128 + thread) // chunks < group,
-                )
+    load_tile, load_queries = cache_copies(shape)
 
     @T.macro
     def attend_tile(scores, sums, state, q_registers, kv_registers, k_at, v_at, key, length, lane):
@@ -370,83 +277,3 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                 position[0] = position[0] + count
 
     return decode_attention
-
-
-def _combine(shape: DecodeAttentionShape) -> tirx.PrimFunc:
-    dtype, size, heads, kv_heads = (
-        shape.dtype, shape.head_size, shape.num_heads, shape.kv_num_heads,
-    )  # fmt: skip
-    group, blocks, partial_rows = shape.group, shape.blocks, shape.partial_rows
-    count_tiles, count_all_tiles = _tile_macros(blocks, kv_heads)
-
-    @T.macro
-    def block_of(out, tile, total):
-        """The block whose run holds a tile: the last whose run begins at or before it."""
-        out[0] = T.cast(
-            (T.cast(tile + 1, "int64") * blocks - T.int64(1)) // T.cast(total, "int64"), "int32"
-        )
-
-    @T.prim_func(s_tir=True)
-    def combine_attention(
-        lengths_handle: T.handle,
-        partial_handle: T.handle,
-        longest: T.int64,
-        context_handle: T.handle,
-    ):
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        batch = T.int32()
-        lengths = T.match_buffer(lengths_handle, (batch,), "int64")
-        partial = T.match_buffer(partial_handle, (partial_rows, size + 2), "float32")
-        context = T.match_buffer(context_handle, (batch, heads * size), dtype)
-        sequence = T.launch_thread("blockIdx.y", batch)
-        head = T.launch_thread("blockIdx.x", kv_heads)
-        thread = T.launch_thread("threadIdx.x", 128)
-        total = T.alloc_buffer((1,), "int32", scope="local")
-        tiles = T.alloc_buffer((1,), "int32", scope="local")
-        start = T.alloc_buffer((1,), "int32", scope="local")
-        first = T.alloc_buffer((1,), "int32", scope="local")
-        last = T.alloc_buffer((1,), "int32", scope="local")
-        joined = T.alloc_buffer((3,), "float32", scope="local")
-        count_all_tiles(total, tiles, lengths, batch, longest)
-        start[0] = 0
-        for other in T.serial(sequence):
-            count_tiles(tiles, lengths, other, longest)
-            start[0] = start[0] + tiles[0] * kv_heads
-        count_tiles(tiles, lengths, sequence, longest)
-        if tiles[0] == 0:
-            for turn in T.serial((group * size + 127) // 128):
-                if turn * 128 + thread < group * size:
-                    context[sequence, head * group * size + turn * 128 + thread] = T.cast(0, dtype)
-        else:
-            block_of(first, start[0] + head * tiles[0], total[0])
-            block_of(last, start[0] + (head + 1) * tiles[0] - 1, total[0])
-            if first[0] < last[0]:
-                for turn in T.serial((group * size + 127) // 128):
-                    if turn * 128 + thread < group * size:
-                        row: T.let[T.int32] = (turn * 128 + thread) // size
-                        column: T.let[T.int32] = (turn * 128 + thread) % size
-                        # The first block's part begins the pair (slot 1), the others go on with it.
-                        joined[0] = partial[(first[0] * 2 + 1) * group + row, size]
-                        for i in T.serial(last[0] - first[0]):
-                            joined[0] = T.max(
-                                joined[0], partial[(first[0] + 1 + i) * 2 * group + row, size]
-                            )
-                        joined[1] = partial[(first[0] * 2 + 1) * group + row, size + 1] * exp2(
-                            partial[(first[0] * 2 + 1) * group + row, size] - joined[0]
-                        )
-                        joined[2] = partial[(first[0] * 2 + 1) * group + row, column] * exp2(
-                            partial[(first[0] * 2 + 1) * group + row, size] - joined[0]
-                        )
-                        for i in T.serial(last[0] - first[0]):
-                            place: T.let[T.int32] = (first[0] + 1 + i) * 2 * group + row
-                            joined[1] = joined[1] + partial[place, size + 1] * exp2(
-                                partial[place, size] - joined[0]
-                            )
-                            joined[2] = joined[2] + partial[place, column] * exp2(
-                                partial[place, size] - joined[0]
-                            )
-                        context[sequence, (head * group + row) * size + column] = T.cast(
-                            joined[2] / joined[1], dtype
-                        )
-
-    return combine_attention

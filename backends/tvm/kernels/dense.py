@@ -5,27 +5,29 @@ from __future__ import annotations
 import dataclasses
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
 from .activations import gelu_macro
 from .device_functions import (
-    begin_warpgroup_products,
     block_barrier,
     commit_copies,
-    commit_warpgroup_products,
     copy_async,
     copy_to_global,
-    fence_for_tensor_cores,
-    load_pair,
     pack_pair,
     shared_address,
     store_shared,
     wait_for_copies,
-    wait_for_warpgroup_products,
     warp_barrier,
-    warpgroup_product,
 )
 from .parameters import with_parameters
+from .row_functions import load_pair
+from .warpgroup_functions import (
+    begin_warpgroup_products,
+    commit_warpgroup_products,
+    fence_for_tensor_cores,
+    wait_for_warpgroup_products,
+    warpgroup_product,
+)
 
 _ROWS = 128
 _DEPTH = 64

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
-from .device_functions import block_barrier, exchange, load_eight, reciprocal_root, store_eight
+from .device_functions import block_barrier, exchange, reciprocal_root
 from .parameters import with_parameters
+from .row_functions import load_eight, store_eight
 
 _CHUNKS_PER_LANE = 4
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
 from .device_functions import (
     copy_to_global,

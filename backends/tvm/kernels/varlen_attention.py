@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
+from .attention_shape import VarlenAttentionShape
 from .device_functions import (
     block_barrier,
     commit_copies,
@@ -19,34 +19,6 @@ from .device_functions import (
     wait_for_copies,
 )
 from .online_softmax import softmax_macros
-
-WORK_ITEM_FIELDS = 8
-"""int32 numbers that describe one query tile; see ``attention_work.py``."""
-
-
-@dataclasses.dataclass(frozen=True)
-class VarlenAttentionShape:
-    """What one compiled kernel is made for.
-
-    Attributes:
-        num_heads: query heads.
-        kv_num_heads: key and value heads; divides ``num_heads`` (grouped-query attention).
-        head_size: of queries, keys and values; a multiple of 16, at most 256.
-        dtype: ``float16`` or ``bfloat16``; scores and sums are float32.
-        scale: factor on the scores.
-        is_causal: a query sees the keys up to its own place, counted from the sequence's end.
-        tile_rows: queries of a thread block: 64 for short sequences, 128 for long ones.
-        fused_qkv: q, k and v are column ranges of one tensor, the projections' common GEMM output.
-    """
-
-    num_heads: int
-    kv_num_heads: int
-    head_size: int
-    dtype: str = "float16"
-    scale: float = 1.0
-    is_causal: bool = False
-    tile_rows: int = 64
-    fused_qkv: bool = False
 
 
 def varlen_attention(shape: VarlenAttentionShape) -> tirx.PrimFunc:

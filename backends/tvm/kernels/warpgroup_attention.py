@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812
 
+from .attention_shape import VarlenAttentionShape
 from .device_functions import (
-    begin_warpgroup_products,
     block_barrier,
     commit_copies,
-    commit_warpgroup_products,
     copy_async,
-    fence_for_tensor_cores,
     pack_pair,
     shared_address,
     wait_for_copies,
+)
+from .online_softmax import softmax_macros
+from .warpgroup_functions import (
+    begin_warpgroup_products,
+    commit_warpgroup_products,
+    fence_for_tensor_cores,
     wait_for_warpgroup_products,
     warpgroup_product,
 )
-from .online_softmax import softmax_macros
-from .varlen_attention import VarlenAttentionShape
 
 _STAGES = 3
 

@@ -195,10 +195,10 @@ static void multiply_accumulate(float* c, const unsigned* a, const unsigned* b,
   }
   meet_warp();
 }
-inline void dechaff_multiply_accumulate_f16(float* c, const unsigned* a, const unsigned* b) {
+inline void dechaff_mma_f16(float* c, const unsigned* a, const unsigned* b) {
   multiply_accumulate(c, a, b, from_f16);
 }
-inline void dechaff_multiply_accumulate_bf16(float* c, const unsigned* a, const unsigned* b) {
+inline void dechaff_mma_bf16(float* c, const unsigned* a, const unsigned* b) {
   multiply_accumulate(c, a, b, from_bf16);
 }
 inline unsigned dechaff_pack_pair_f16(float low, float high) {

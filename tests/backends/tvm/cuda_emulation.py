@@ -20,7 +20,7 @@ _KERNEL = re.compile(
 )
 _SHARED = re.compile(r"extern __shared__ [^;]*?(\w+) (\w+)\[\];")
 
-_PRODUCT = re.compile(r"dechaff_warpgroup_product_n(\d+)_([rs])(\d+)_(b?f16)\(")
+_PRODUCT = re.compile(r"dechaff_wgmma_n(\d+)_([rs])(\d+)_(b?f16)\(")
 
 Arguments = Mapping[str, npt.NDArray[np.generic] | int]
 
@@ -76,7 +76,7 @@ def _product_definition(columns: str, left: str, step: str, kind: str) -> str:
     """The device function of one form of warpgroup product."""
     left_type = "const unsigned*" if left == "r" else "unsigned"
     return (
-        f"inline void dechaff_warpgroup_product_n{columns}_{left}{step}_{kind}(float* c, "
+        f"inline void dechaff_wgmma_n{columns}_{left}{step}_{kind}(float* c, "
         f"{left_type} left, unsigned right, int accumulates) {{\n"
         f"  start_product(c, left, right, {step}, {columns}, accumulates, from_{kind});\n}}\n"
     )
