@@ -31,10 +31,11 @@ benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.padding_removal
 
 # Every family through every door, and docs/coverage.md. It goes on where it was stopped; begin anew
-# with:  make coverage FRESH=--fresh
+# with:  make coverage FRESH=--fresh   and time each, on a quiet machine, with:  SPEED=--speed
 FRESH ?=
+SPEED ?=
 coverage: $(STAMP)
-	$(BIN)/python -m benchmarks.coverage $(FRESH)
+	$(BIN)/python -m benchmarks.coverage $(FRESH) $(SPEED)
 
 # 200 kills of "dechaff optimize" at random moments; corrupt outputs are counted.
 kills: $(STAMP)

@@ -68,7 +68,7 @@ def check_family(
             compiled = compile_module(optimized, resolve_target("llvm"))
             seconds = time.perf_counter() - started
             numerics = weakest_numerics(records)
-            proof = verify_result(reference, optimized, numerics, "final", compiled.run)
+            proof = verify_result(reference, optimized, numerics, "final", compiled)
             largest = max((figures.max_abs_error for figures in proof.outputs), default=None)
             problem = _line(proof.problem or proof.reason or "")
             outcome = dataclasses.replace(

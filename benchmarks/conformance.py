@@ -2,7 +2,8 @@
 
 Each node and model test of the ``onnx`` package's backend test data that ONNX Runtime itself passes
 goes through import and export, with no pass and with the default passes, and must then give the
-results that ONNX Runtime gives for the original.
+results that ONNX Runtime gives for the original. What ONNX Runtime has no kernel for runs in the
+``onnx`` package's own evaluator, before and after.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import json
 import logging
 import pathlib
 import sys
@@ -20,21 +22,26 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+import onnx.version_converter
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 import dechaff
+from benchmarks.conformance_runtimes import (
+    ONNX_RUNTIME,
+    RUNTIMES,
+    Feed,
+    Run,
+    difference_of,
+    one_line,
+)
 from benchmarks.measure import progress_bar
 from dechaff.frontend.opset_upgrade import OLDEST_OPSET
 
 PASSES = ("none", "default")
 TARGETS = ("cpu", "portable")
 _FOLDERS = ("simple", "pytorch-converted", "pytorch-operator")
-_ERRORS_ONLY = 4
 _DONE, _WRONG = 0, 1
-
-Feed = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +50,16 @@ class Verdict:
 
     Attributes:
         name: of the test, with its kind in front.
-        standing: ``kept``, ``harmed``, ``too old`` (an opset that dechaff refuses), or ``not run``
-            (ONNX Runtime does not pass it, or its Python interface cannot carry its types).
+        standing: ``kept``, ``harmed``, ``too old`` (an opset that dechaff refuses, and the
+            ``onnx`` package does not upgrade), or ``not run`` (nothing here passes it itself).
         reason: what differs, or why it was not run.
+        runtime: what ran it; empty if nothing did.
     """
 
     name: str
     standing: str
     reason: str = ""
+    runtime: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,26 +119,56 @@ def _read_value(info: onnx.ValueInfoProto, path: pathlib.Path) -> Any:
 
 def check(test: BackendTest) -> Verdict:
     """Run one test as it is, and after import and export."""
-    opset = _opset(test.model)
-    if opset < OLDEST_OPSET:
-        return Verdict(test.name, "too old", f"opset {opset}")
+    if _opset(test.model) < OLDEST_OPSET:
+        upgraded = _upgraded(test.model)
+        if upgraded is None:
+            return Verdict(test.name, "too old", f"opset {_opset(test.model)}")
+        test = dataclasses.replace(test, model=upgraded)
     weights = {tensor.name for tensor in test.model.graph.initializer}
     names = [info.name for info in test.model.graph.input if info.name not in weights]
     feeds = [dict(zip(names, inputs, strict=False)) for inputs, _ in test.data_sets]
+    reasons = []
+    for runtime, run in RUNTIMES.items():
+        wanted, reason = _passes_itself(test, feeds, run)
+        if wanted is not None:
+            return _compare(test, feeds, wanted, runtime)
+        reasons.append(f"{runtime}: {reason}")
+    return Verdict(test.name, "not run", "; ".join(reasons))
+
+
+def _passes_itself(
+    test: BackendTest, feeds: list[Feed], run: Run
+) -> tuple[list[list[Any]] | None, str]:
+    """The results of the original, or None and why it does not give those expected."""
     try:
-        wanted = [_run(test.model.SerializeToString(), feed) for feed in feeds]
-    except Exception as error:  # whatever the runtime cannot do is no matter of ours
-        return Verdict(test.name, "not run", _one_line(error))
+        wanted = [run(test.model.SerializeToString(), feed) for feed in feeds]
+    except Exception as error:  # whatever a runtime cannot do is no matter of ours
+        return None, one_line(error)
     for (_, expected), got in zip(test.data_sets, wanted, strict=True):
-        difference = _difference(list(expected), got)
+        difference = difference_of(list(expected), got)
         if difference is not None:
-            return Verdict(test.name, "not run", f"ONNX Runtime differs itself: {difference}")
+            return None, f"differs itself: {difference}"
+    return wanted, ""
+
+
+def _compare(
+    test: BackendTest, feeds: list[Feed], wanted: list[list[Any]], runtime: str
+) -> Verdict:
     for passes in PASSES:
-        for target in TARGETS:
-            problem = _after(test.model, passes, target, feeds, wanted)
+        for target in TARGETS if runtime == ONNX_RUNTIME else TARGETS[-1:]:
+            problem = _after(test.model, passes, target, feeds, wanted, RUNTIMES[runtime])
             if problem is not None:
-                return Verdict(test.name, "harmed", f"passes {passes} for {target}: {problem}")
-    return Verdict(test.name, "kept")
+                reason = f"passes {passes} for {target}: {problem}"
+                return Verdict(test.name, "harmed", reason, runtime)
+    return Verdict(test.name, "kept", runtime=runtime)
+
+
+def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model at the oldest opset that dechaff reads, if the ``onnx`` package can write it so."""
+    try:
+        return onnx.version_converter.convert_version(model, OLDEST_OPSET)
+    except Exception:  # the converter lacks many operators, and says so in many ways
+        return None
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -137,7 +176,12 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _after(
-    model: onnx.ModelProto, passes: str, target: str, feeds: list[Feed], wanted: list[list[Any]]
+    model: onnx.ModelProto,
+    passes: str,
+    target: str,
+    feeds: list[Feed],
+    wanted: list[list[Any]],
+    run: Run,
 ) -> str | None:
     """What differs after import and export, or None."""
     with tempfile.TemporaryDirectory(prefix="dechaff-conformance-") as folder:
@@ -147,104 +191,25 @@ def _after(
                 model, passes=passes, target=target, verify="off", progress=False
             )
             optimized.save(exported)
-            results = [_run(exported.read_bytes(), feed) for feed in feeds]
+            results = [run(exported.read_bytes(), feed) for feed in feeds]
         except Exception as error:  # any failure of the round trip is a finding
-            return _one_line(error)
-    differences = (_difference(a, b) for a, b in zip(wanted, results, strict=True))
+            return one_line(error)
+    differences = (difference_of(a, b) for a, b in zip(wanted, results, strict=True))
     return next((text for text in differences if text is not None), None)
 
 
-def _run(model: bytes, feed: Feed) -> list[Any]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
-    served = _with_readable_outputs(onnx.ModelProto.FromString(model)).SerializeToString()
-    session = onnxruntime.InferenceSession(served, options, providers=["CPUExecutionProvider"])
-    feed = {name: _plain_tensor(value) for name, value in feed.items()}
-    if not any(_is_narrow(value) for value in feed.values()):
-        results: list[Any] = session.run(None, feed)
-        return results
-    # Types that numpy lacks pass as bits; there is no other way through this interface.
-    given = {name: _ort_value(value) for name, value in feed.items()}
-    names = [info.name for info in session.get_outputs()]
-    return [value.numpy() for value in session.run_with_ort_values(names, given)]
+def _read(path: pathlib.Path | None) -> dict[str, Verdict]:
+    """What an earlier run found, by the tests' names."""
+    if path is None or not path.exists():
+        return {}
+    verdicts = [Verdict(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    return {verdict.name: verdict for verdict in verdicts}
 
 
-def _with_readable_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Outputs of types that numpy lacks are cast to float, in the graph itself."""
-    for index, output in enumerate(model.graph.output):
-        kind = output.type.tensor_type
-        if not output.type.HasField("tensor_type") or kind.elem_type < onnx.TensorProto.BFLOAT16:
-            continue
-        name = f"{output.name}_readable_{index}"
-        cast = onnx.helper.make_node("Cast", [output.name], [name], to=onnx.TensorProto.FLOAT)
-        model.graph.node.append(cast)
-        output.name, kind.elem_type = name, onnx.TensorProto.FLOAT
-    return model
-
-
-def _plain_tensor(value: Any) -> Any:
-    if isinstance(value, onnx.TensorProto):
-        value = numpy_helper.to_array(value)
-    return np.asarray(value) if isinstance(value, np.generic) else value
-
-
-def _is_narrow(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and not _is_numpy_type(value)
-
-
-def _is_numpy_type(array: np.ndarray[Any, Any]) -> bool:
-    return array.dtype.isbuiltin == 1 or array.dtype.kind in "OUS"
-
-
-def _ort_value(value: Any) -> Any:
-    if not _is_narrow(value):
-        return onnxruntime.OrtValue.ortvalue_from_numpy(value)
-    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-    bits = value.view(np.uint16 if value.dtype.itemsize == 2 else np.uint8)
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
-
-
-def _difference(expected: list[Any], got: list[Any]) -> str | None:
-    """Where two lists of results differ by more than the backend tests allow, or None."""
-    for index, (one, other) in enumerate(zip(expected, got, strict=True)):
-        try:
-            _check_close(one, other)
-        except AssertionError as error:
-            return f"output {index}: {_one_line(error)}"
-    return None
-
-
-def _check_close(expected: Any, got: Any) -> None:
-    if expected is None or got is None:
-        assert expected is got, f"{got!r} in place of {expected!r}"
-    elif isinstance(expected, (list, tuple)):
-        assert len(expected) == len(got), f"{len(got)} elements in place of {len(expected)}"
-        for one, other in zip(expected, got, strict=True):
-            _check_close(one, other)
-    else:
-        _check_arrays(_plain(expected), _plain(got))
-
-
-def _plain(value: Any) -> np.ndarray[Any, Any]:
-    array = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
-    array = np.asarray(array)
-    return array if _is_numpy_type(array) else array.astype(np.float32)
-
-
-def _check_arrays(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> None:
-    assert expected.shape == got.shape, f"shape {got.shape} in place of {expected.shape}"
-    if expected.dtype.kind in "OUS" or got.dtype.kind in "OUS":
-        np.testing.assert_array_equal(expected.astype(str), got.astype(str))
-    else:
-        assert expected.dtype == got.dtype, f"dtype {got.dtype} in place of {expected.dtype}"
-        # The tolerances of the backend tests themselves.
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-7)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _append(path: pathlib.Path | None, verdict: Verdict) -> None:
+    if path is not None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(verdict)) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,23 +221,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="tests whose name has this")
     parser.add_argument("--not-run", action="store_true", help="list tests that were not run")
+    parser.add_argument(
+        "--results", type=pathlib.Path, metavar="FILE", help="kept between runs, to go on from"
+    )
     options = parser.parse_args(arguments)
     chosen = [test for test in backend_tests() if options.only in test.name]
     logging.disable(logging.WARNING)  # of the many models that are odd on purpose
-    verdicts = []
+    known = _read(options.results)
     with progress_bar(len(chosen), "conformance") as advance:
         for test in chosen:
             advance(test.name)
-            verdicts.append(check(test))
+            if test.name not in known:
+                known[test.name] = check(test)
+                _append(options.results, known[test.name])
+    verdicts = [known[test.name] for test in chosen]
     shown = ("harmed", "not run") if options.not_run else ("harmed",)
     for verdict in verdicts:
         if verdict.standing in shown:
             print(f"{verdict.standing}: {verdict.name}: {verdict.reason}")
     counts = collections.Counter(verdict.standing for verdict in verdicts)
+    ran = collections.Counter(verdict.runtime for verdict in verdicts)
+    where = ", ".join(f"{ran[runtime]} in {runtime}" for runtime in RUNTIMES)
     print(
-        f"{len(verdicts)} tests: {counts['kept']} kept, {counts['harmed']} harmed; "
-        f"{counts['too old']} of an opset before {OLDEST_OPSET}, which dechaff refuses; "
-        f"{counts['not run']} not run, as ONNX Runtime does not pass them itself"
+        f"{len(verdicts)} tests: {counts['kept']} kept, {counts['harmed']} harmed ({where}); "
+        f"{counts['too old']} of an opset before {OLDEST_OPSET}, which dechaff refuses and the "
+        f"onnx package does not upgrade; {counts['not run']} not run, as nothing here passes them"
     )
     return _WRONG if counts["harmed"] else _DONE
 

@@ -103,6 +103,7 @@ def _measure_cell(cell: Cell, prepared: Prepared, names: Sequence[str]) -> dict[
         except ChildFailedError as error:
             print(f"{cell}: {name}: {error}", file=sys.stderr)
             peaks[name] = None
+        print(f"  {_cell_text(peaks[name])} MiB", file=sys.stderr, flush=True)
     return {"cell": dataclasses.asdict(cell), "peaks": peaks}
 
 

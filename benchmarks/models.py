@@ -64,6 +64,13 @@ def _modernbert(fields: dict[str, Any]) -> torch.nn.Module:
     return model
 
 
+def _llama(fields: dict[str, Any]) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaModel
+
+    model: torch.nn.Module = LlamaModel(LlamaConfig(**fields, use_cache=False))
+    return model
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "bert-base": Architecture(_bert),
     "bert-large": Architecture(
@@ -78,6 +85,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     "distilbert": Architecture(_distilbert, layers_field="n_layers"),
     "minilm": Architecture(_minilm, is_trained=True),
     "modernbert": Architecture(_modernbert),
+    # A decoder reading its prompts: causal, rotary, grouped keys and values.
+    "llama": Architecture(
+        _llama,
+        {
+            "vocab_size": 32000,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 4,
+            "intermediate_size": 2048,
+        },
+    ),
     # For the cost of optimizing: deep at little weight, and more than 2 GB at few layers.
     "bert-narrow": Architecture(
         _bert,

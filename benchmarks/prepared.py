@@ -13,14 +13,18 @@ import pathlib
 import shutil
 from typing import Any
 
+from dechaff.settings import AUTO
+
 from .child_process import child_result, child_task, run_child
 from .exports import Exports
+from .inputs import make_inputs
 from .models import ModelUnderTest
 from .peers import DECHAFF_PASSES, DENSE_PASSES
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PRODUCT = ("dechaff", "frontend", "ir", "passes", "backends")
-_EXAMPLE_SHAPE = (2, 8)
+_EXAMPLE_SHAPE = (16, 128)
+"""The batch on which the runtime is chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +120,18 @@ def _optimize(model: ModelUnderTest, folder: pathlib.Path) -> None:
     import dechaff
 
     example = {
-        name: torch.ones(_EXAMPLE_SHAPE, dtype=torch.int64)
-        for name in ("input_ids", "attention_mask")
+        name: torch.from_numpy(array)
+        for name, array in make_inputs(*_EXAMPLE_SHAPE, "uniform", model.vocabulary).items()
     }
+    target = AUTO
     for file, passes in (("default", DECHAFF_PASSES), ("dense", DENSE_PASSES)):
         optimized = dechaff.optimize(
-            model.module, example, passes=passes, verify="off", progress=False
+            model.module, example, target=target, passes=passes, verify="off", progress=False
         )
         optimized.save(folder / f"{file}.onnx", external_data=True)
         report = optimized.report
         assert report is not None  # optimize() always gives one
+        target = report.target  # the limit is that of the same kernels
         (folder / f"{file}.txt").write_text(f"{report}\n", encoding="utf-8")
 
 

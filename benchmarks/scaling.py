@@ -61,6 +61,7 @@ def _by_depth(options: argparse.Namespace) -> tuple[bool, str]:
         print(f"{options.model} of {layers} layers ...", file=sys.stderr, flush=True)
         task = {"name": options.model, "layers": layers, "verify": "off"}
         figures[layers] = run_child(_CHILD, task)
+        print(f"  {figures[layers]['seconds']:.1f} s", file=sys.stderr, flush=True)
     (options.results / "scaling.json").write_text(json.dumps(figures, indent=1))
     return depth_table(options.model, figures)
 

@@ -41,7 +41,9 @@ def verify(first: str, second: str, inputs_path: str | None, as_json: bool) -> N
     metavar="COMMAND",
     help="Fails where {after} is wrong and {before} is right; both are ONNX files.",
 )
-@click.option("--target", default="cpu", metavar="cpu|portable", help="Lowering to check as well.")
+@click.option(
+    "--target", default="cpu", metavar="cpu|openvino|portable", help="Lowering to check as well."
+)
 @click.option("-o", "--output", metavar="REPRO_DIR", help="Folder for a small repro.")
 @isolation_options
 @debug_option

@@ -21,8 +21,8 @@ def target_options(command: Callable[..., None]) -> Callable[..., None]:
     target = click.option(
         "--target",
         metavar="T",
-        help="cpu (default); portable: standard ONNX ops only; cuda, llvm, a tag of TVM or a "
-        "target as JSON: generated code, and the output is a library, OUT.so.",
+        help="cpu (the default), openvino, auto or portable; cuda, llvm, a tag of TVM or a target "
+        "as JSON: generated code, and the output is a library, OUT.so.",
     )
     log = click.option("--tuning-log", metavar="DIR", help="A log of 'dechaff tune' to apply.")
     return target(log(command))

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from dechaff.ir import Module, UsageError
 
 from .arrays import Array
-from .settings import Settings, is_compiled
+from .settings import Settings
 from .tuning import sizes_for
-from .verification import Runner
 
 if TYPE_CHECKING:
     from dechaff.backends.tvm.compiled_model import CompiledModel
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def compile_for(
     module: Module, original: Module, settings: Settings, example: Mapping[str, Array] | None
-) -> tuple[CompiledModel | None, list[str]]:
+) -> tuple[CompiledModel, tuple[str, ...]]:
     """Compile an optimized module, and say what a reader of the report should know.
 
     Args:
@@ -28,16 +27,11 @@ def compile_for(
         settings: target and tuning log.
         example: typical inputs.
 
-    Returns:
-        The compiled model, and notes; nothing for a target that ONNX Runtime serves.
-
     Raises:
         UsageError: there is no such target, or it needs a compiler that is not installed.
         MissingPackageError: TVM is not installed.
         DechaffError: the model cannot be lowered or compiled.
     """
-    if not is_compiled(settings.target):
-        return None, []
     from dechaff.backends.tvm import compile_module, resolve_target
 
     sizes = sizes_for(original, example, None)
@@ -55,7 +49,7 @@ def compile_for(
             "there is no such device here: the graph was compared with the original by ONNX "
             "Runtime, and the generated code was not run"
         )
-    return compiled, notes
+    return compiled, tuple(notes)
 
 
 def _tuning_notes(tuned: Application) -> list[str]:
@@ -67,9 +61,9 @@ def _tuning_notes(tuned: Application) -> list[str]:
     return notes
 
 
-def runner_of(compiled: CompiledModel | None) -> Runner | None:
-    """What runs the generated code on this machine; None if there is none, or no device."""
-    return compiled.run if compiled is not None and _runs_here(compiled) else None
+def runnable(compiled: CompiledModel | None) -> CompiledModel | None:
+    """The generated code if this machine can run it; else None."""
+    return compiled if compiled is not None and _runs_here(compiled) else None
 
 
 def _runs_here(compiled: CompiledModel) -> bool:

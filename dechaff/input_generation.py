@@ -83,6 +83,18 @@ def generate_inputs(module: Module) -> list[InputCase]:
     return cases
 
 
+def typical_case(module: Module, batch: int, sequence: int) -> InputCase:
+    """One case of a size as served, padded on the right; its lengths are spread over 1..S.
+
+    Args:
+        module: the module.
+        batch: rows, B.
+        sequence: the padded length, S.
+    """
+    plan = _Plan("typical", batch, sequence, "right")
+    return _Generator(module, input_roles(module), plan).case()
+
+
 def few_cases(cases: Sequence[InputCase]) -> list[int]:
     """Which cases cover the ways of padding in the fewest tokens.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -46,7 +47,7 @@ def save_module(
     model = module.model.clone()
     model.metadata_props.update(metadata)
     model.metadata_props[_VALID_POSITIONS_KEY] = json.dumps(
-        [[item.output, item.mask, item.per_row] for item in module.valid_positions]
+        [dataclasses.astuple(item) for item in module.valid_positions]
     )
     if external_data is None:
         external_data = _weight_bytes(model) > _MAX_EMBEDDED_BYTES

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.backends import Session
+from dechaff.backends import start_session
 from dechaff.ir import (
     DechaffError,
     ModelRejectedError,
@@ -145,7 +145,7 @@ def _run_second(
     first: Module, second: Module, cases: Sequence[InputCase], interface: Interface
 ) -> list[Arrays]:
     try:
-        session = Session(second)
+        session = start_session(second)
         found = [session.run(interface.feeds(case)) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(
@@ -162,7 +162,7 @@ def _blank_padding(first: Module, reference: Reference, actual: Sequence[Arrays]
             array = results.get(item.output)
             if mask is None or array is None or item.per_row or array.shape[:2] != mask.shape:
                 continue
-            keep = (mask != 0).reshape(mask.shape + (1,) * (array.ndim - 2))
+            keep = item.kept(mask).reshape(mask.shape + (1,) * (array.ndim - 2))
             results[item.output] = np.where(keep, array, np.zeros_like(array))
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import sympy
 
 from dechaff.ir import Module, shape_expressions, symbol
-from dechaff.ir.packing_ops import PACKED_TOKENS
+from dechaff.ir.packing_ops import packed_sizes
 from dechaff.passes import GraphSize
 
 from .arrays import Array, runtime_inputs
 
 _BATCH, _SEQUENCE, _OTHER = 16, 128, 16
+_MOST_MASKS = 16
 _KEPT_SHARE = 0.6
 """Share of positions that carry a token in a batch of lengths spread evenly over [0.2 S, S]."""
 
@@ -35,8 +36,8 @@ def nominal_sizes(module: Module, example: Mapping[str, Array] | None = None) ->
         dims = shape_expressions(value)
         if tokens is None and dims is not None and len(dims) == 2:
             tokens = _KEPT_SHARE * evaluate(dims[0] * dims[1], sizes)
-    sizes[PACKED_TOKENS.name] = tokens if tokens is not None else _KEPT_SHARE * _BATCH * _SEQUENCE
-    return sizes
+    tokens = tokens if tokens is not None else _KEPT_SHARE * _BATCH * _SEQUENCE
+    return {**dict.fromkeys(packed_sizes(_MOST_MASKS), tokens), **sizes}
 
 
 def nominal_batch(module: Module, example: Mapping[str, Array] | None = None) -> tuple[int, int]:

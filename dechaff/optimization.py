@@ -26,7 +26,6 @@ from dechaff.passes import (
 )
 
 from .bisection import bisect_command
-from .compilation import compile_for, runner_of
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
@@ -78,8 +77,9 @@ def optimize(
         example_inputs: arguments the model is called with: a tuple of positional ones or a mapping
             of named ones. Capture of a torch module uses them; verification runs them beside
             inputs that it generates from the signature.
-        target: ``cpu`` may use ONNX Runtime's own operators; ``portable`` emits standard ones only.
-            ``cuda``, ``llvm``, a tag of TVM or a target as JSON: TVM generates code.
+        target: ``cpu`` is for ONNX Runtime, and may use its own operators; ``openvino`` is for
+            OpenVINO; ``auto`` times the model in both and takes the faster; ``portable`` emits
+            standard operators only; ``cuda``, ``llvm``, a tag or JSON: TVM generates code.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -175,6 +175,7 @@ class _Run:
         self._example = example
         self._passes = passes
         self._settings = settings
+        self._target = settings.target
         self._steps = steps
         self._recorder = recorder
         self._snapshots = snapshots
@@ -190,7 +191,7 @@ class _Run:
         observers = [self._steps, *self._observers(reference)]
         optimized, self._records = run_passes(self._module, self._passes, observers)
         self._has_attention = any("Attention" in node.op_type for node in optimized.nodes())
-        self._steps.step(f"lower for {self._settings.target}")
+        self._steps.step(f"lower for {self._target}")
         started = time.perf_counter()
         lowered = self._lower(optimized)
         if self._recorder is not None:
@@ -205,12 +206,12 @@ class _Run:
 
     def _lower(self, optimized: Module) -> Module:
         example = None if self._example is None else self._example.inputs
-        lowered, reason = lower_for_target(
+        lowered = lower_for_target(
             optimized, self._original, self._settings, example, self._session
         )
-        self.compiled, notes = compile_for(optimized, self._original, self._settings, example)
-        self._choices += [*filter(None, [reason]), *notes]
-        return lowered
+        self._target, self.compiled = lowered.target, lowered.compiled
+        self._choices += lowered.notes
+        return lowered.module
 
     def _observers(self, reference: Reference | None) -> list[PassObserver]:
         """Who checks each pass, and who records it; the check comes first."""
@@ -229,11 +230,9 @@ class _Run:
         return Reference(self._original, given + generate_inputs(self._original), self._session)
 
     def _verify(self, reference: Reference, lowered: Module) -> None:
-        numerics = weakest_numerics(self._records)
+        numerics, mode = weakest_numerics(self._records), self._settings.verify
         try:
-            self._verification = verify_result(
-                reference, lowered, numerics, self._settings.verify, runner_of(self.compiled)
-            )
+            self._verification = verify_result(reference, lowered, numerics, mode, self.compiled)
             problem = self._verification.problem
         except VerificationFailedError as error:
             problem = str(error)
@@ -249,7 +248,7 @@ class _Run:
 
     def _blame(self, reference: Reference) -> str | None:
         """What is at fault: a pass, found by checking after each one, or the lowering."""
-        lowering = f"no pass is at fault, the lowering for target {self._settings.target} is"
+        lowering = f"no pass is at fault, the lowering for target {self._target} is"
         advice = 'verify="each" leaves out a pass whose numbers are wrong'
         if num_parameters(self._original) > _CULPRIT_SEARCH_PARAMETERS:
             return f"{self._how_to_search()}; {advice}"
@@ -283,7 +282,7 @@ class _Run:
         example = None if self._example is None else self._example.inputs
         return Report(
             source=self._original.source,
-            target=self._settings.target,
+            target=self._target,
             records=records,
             sizes=used_sizes(
                 nominal_sizes(self._original, example),

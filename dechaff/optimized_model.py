@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dechaff import __version__
-from dechaff.backends import Session, SessionSettings
+from dechaff.backends import RunningModel, SessionSettings, start_session
 from dechaff.ir import InputRejectedError, Module, UsageError
 
 from .arrays import Array, Arrays, bind_positional, check_inputs, is_torch_tensor, to_torch
@@ -50,7 +50,7 @@ class OptimizedModel:
         self.compiled = compiled
         self.report = report
         self.session = session
-        self._session: Session | None = None
+        self._session: RunningModel | None = None
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,12 +98,12 @@ class OptimizedModel:
         """The generated code: CUDA C++, or LLVM's intermediate form.
 
         Raises:
-            UsageError: the target is one of ONNX Runtime's, for which no code is generated.
+            UsageError: a runtime serves the target, and no code is generated for it.
         """
         if self.compiled is None:
             raise UsageError(
-                f"{self.module.source}: ONNX Runtime runs this model, so that there is no "
-                "generated code; optimize it with target='llvm' or target='cuda'"
+                f"{self.module.source}: a runtime runs this model, so that there is no generated "
+                "code; optimize it with target='llvm' or target='cuda'"
             )
         return self.compiled.source()
 
@@ -147,12 +147,12 @@ class OptimizedModel:
             "dechaff.target": self.report.target,
         }
 
-    def _running(self) -> Session | CompiledModel:
+    def _running(self) -> RunningModel:
         if self.compiled is not None:
             return self.compiled
         with self._lock:
             if self._session is None:
-                self._session = Session(self.module, settings=self.session)
+                self._session = start_session(self.module, self.session)
             return self._session
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

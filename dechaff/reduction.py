@@ -80,8 +80,11 @@ def _probe(before: Module, after: Module, case: InputCase) -> Probe:
 
 
 def _mask(after: Module, case: InputCase) -> Array | None:
-    masks = (case.inputs.get(item.mask) for item in after.valid_positions)
-    return next((mask for mask in masks if mask is not None), None)
+    for item in after.valid_positions:
+        mask = case.inputs.get(item.mask)
+        if mask is not None:
+            return item.kept(mask)
+    return None
 
 
 def _cut(

@@ -17,6 +17,12 @@ from dechaff.passes import PassList
 VerifyMode = Literal["final", "each", "off"]
 VERIFY_MODES: tuple[VerifyMode, ...] = get_args(VerifyMode)
 
+AUTO = "auto"
+"""The target that stands for whichever installed runtime is the fastest on the model."""
+
+CODE_TARGETS = ("cuda", "llvm")
+"""Targets that TVM generates code for, by name; its tags and targets as JSON are others."""
+
 Config = Mapping[str, Any] | str | os.PathLike[str]
 """Settings by name, or the path of a JSON or TOML file that holds them."""
 
@@ -26,8 +32,9 @@ class Settings:
     """The settings of one run.
 
     Attributes:
-        target: what the result is lowered for: ``cpu`` or ``portable``; or what TVM generates code
-            for: ``cuda``, ``llvm``, a tag of TVM, or a target as JSON.
+        target: what the result is lowered for, ``cpu``, ``openvino`` or ``portable``; ``auto``
+            is the faster of the first two; or what TVM generates code for: ``cuda``, ``llvm``, a
+            tag of TVM, or a target as JSON.
         passes: the pass list; see :mod:`dechaff.passes`.
         verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
         cache: whether measurements of earlier runs on this machine are used and kept.
@@ -41,7 +48,10 @@ class Settings:
     tuning_log: str | None = None
 
     def __post_init__(self) -> None:
-        _check_target(self.target)
+        from dechaff.backends import TARGETS
+
+        if not is_compiled(self.target):
+            _check_choice("target", self.target, (AUTO, *TARGETS, *CODE_TARGETS))
         _check_choice("verify", self.verify, VERIFY_MODES)
         _check_choice("cache", self.cache, (True, False))
         if self.tuning_log is not None and not is_compiled(self.target):
@@ -111,23 +121,14 @@ def _read_file(path: pathlib.Path) -> dict[str, Any]:
     return values
 
 
-def _check_target(target: object) -> None:
-    """Known by name, or by form: whether TVM has such a target is seen when it is asked for."""
-    from dechaff.backends import TARGETS
+def is_compiled(target: object) -> bool:
+    """Whether code is generated for the target, by TVM; runtimes serve the others.
 
-    if isinstance(target, str) and is_compiled(target):
-        return
-    if target not in TARGETS:
-        known = ", ".join(TARGETS)
-        raise UsageError(
-            f"there is no target {target!r}: choose {known}, cuda, llvm, a tag of TVM such as "
-            "nvidia/nvidia-a100, or a target of TVM as JSON"
-        )
-
-
-def is_compiled(target: str) -> bool:
-    """Whether code is generated for the target, by TVM; ONNX Runtime serves the others."""
-    return target in ("cuda", "llvm") or "/" in target or target.lstrip().startswith("{")
+    Whether TVM has such a target is seen when it is asked for it.
+    """
+    if not isinstance(target, str):
+        return False
+    return target in CODE_TARGETS or "/" in target or target.lstrip().startswith("{")
 
 
 def _check_choice(setting: str, value: object, choices: tuple[object, ...]) -> None:

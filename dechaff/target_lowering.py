@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from dechaff.backends import SessionSettings, lower
 from dechaff.ir import Module
 
 from .arrays import Array
 from .attention_choice import choose_attention
+from .compilation import compile_for
+from .input_generation import typical_case
 from .nominal_sizes import nominal_batch
-from .settings import Settings
+from .runtime_choice import choose_runtime
+from .settings import AUTO, Settings, is_compiled
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A module that runs.
+
+    Attributes:
+        module: the module.
+        target: what it is lowered for, never ``auto``.
+        notes: what was chosen on this machine, and why.
+        compiled: the generated code, which then runs in place of the module.
+    """
+
+    module: Module
+    target: str
+    notes: tuple[str, ...] = ()
+    compiled: CompiledModel | None = None
 
 
 def lower_for_target(
@@ -19,26 +45,46 @@ def lower_for_target(
     settings: Settings,
     example: Mapping[str, Array] | None,
     session: SessionSettings,
-) -> tuple[Module, str | None]:
+) -> Lowered:
     """Lower a module, with the attention kernel that this machine runs faster.
 
     Args:
         optimized: the module after all passes.
         original: the module before them; its inputs tell the sizes to time kernels at.
-        settings: target and cache. ``portable`` may run anywhere, and nothing is measured for it;
-            so is the graph that stands beside generated code.
+        settings: target, cache and tuning log. For ``openvino`` and ``portable`` nothing is
+            measured; ``auto`` is whichever runtime takes less time on the example or on a typical
+            batch; for the targets of TVM code is generated, and a portable module goes with it.
         example: typical inputs.
         session: threads that it will run on.
-
-    Returns:
-        The lowered module, and a line on the choice of a kernel where there was one.
     """
-    if settings.target != "cpu":
-        return lower(optimized, "portable"), None
+    target = settings.target
+    if is_compiled(target):
+        compiled, remarks = compile_for(optimized, original, settings, example)
+        return Lowered(lower(optimized, "portable"), target, remarks, compiled)
     batch, sequence = nominal_batch(original, example)
-    choice = choose_attention(
-        optimized, batch, sequence, session.num_threads, use_cache=settings.cache
-    )
+    threads, use_cache = session.num_threads, settings.cache
+    lower_to = functools.partial(_lower, optimized, batch, sequence, threads, use_cache)
+    if target != AUTO:
+        return lower_to(target)
+    inputs = typical_case(original, batch, sequence).inputs if example is None else example
+    candidates: dict[str, Lowered] = {}
+
+    def candidate(name: str) -> Module:
+        candidates[name] = lower_to(name)
+        return candidates[name].module
+
+    choice = choose_runtime(candidate, inputs, session)
+    chosen = candidates[choice.target]
+    return dataclasses.replace(chosen, notes=(*chosen.notes, choice.reason))
+
+
+def _lower(
+    optimized: Module, batch: int, sequence: int, threads: int, use_cache: bool, target: str
+) -> Lowered:
+    if target != "cpu":
+        return Lowered(lower(optimized, target), target)
+    choice = choose_attention(optimized, batch, sequence, threads, use_cache=use_cache)
     if choice is None:
-        return lower(optimized, "cpu"), None
-    return lower(optimized, "cpu", attention=choice.kernel), choice.reason
+        return Lowered(lower(optimized, target), target)
+    module = lower(optimized, target, attention=choice.kernel)
+    return Lowered(module, target, (choice.reason,))

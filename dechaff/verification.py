@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import onnx_ir.passes.common as common_passes
 
-from dechaff.backends import Session, SessionSettings
+from dechaff.backends import RunningModel, Session, SessionSettings, start_session
 from dechaff.ir import (
     DechaffError,
     Module,
@@ -19,7 +20,11 @@ from dechaff.passes import Numerics, PassRecord
 
 from .arrays import Array, Arrays
 from .comparison import Difference, compare_arrays
+from .compilation import runnable
 from .input_generation import InputCase
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Reference:
             if item.mask not in self._masks:
                 self._masks[item.mask] = self._fetch(item.mask)
         return [
-            {item.output: _valid_part(item, self._masks[item.mask][index]) for item in positions}
+            {item.output: item.meaningful(self._masks[item.mask][index]) for item in positions}
             for index in range(len(self.cases))
         ]
 
@@ -154,21 +159,13 @@ class Reference:
         return [session.run(case.inputs)[name] for case in self.cases]
 
 
-def _valid_part(item: ValidPositions, mask: Array) -> Array:
-    return (mask != 0).any(axis=1) if item.per_row else mask
-
-
-Runner = Callable[[Arrays], Arrays]
-"""Runs a model on named arrays."""
-
-
 def run_cases(
     module: Module,
     cases: Sequence[InputCase],
     *,
     served: bool,
     settings: SessionSettings | None = None,
-    runner: Runner | None = None,
+    compiled: RunningModel | None = None,
 ) -> list[Arrays]:
     """Outputs of a module on every case.
 
@@ -177,15 +174,20 @@ def run_cases(
         cases: the inputs.
         served: run as it will be served, runtime optimizations included; else as a reference.
         settings: threads, affinity and memory; the defaults if None.
-        runner: what runs the module; ONNX Runtime if None.
+        compiled: what serves the module in place of a runtime.
 
     Raises:
         VerificationFailedError: the module does not load or run where the original does.
     """
     try:
-        if runner is None:
-            runner = Session(module, graph_optimizations=served, settings=settings).run
-        return [runner(case.inputs) for case in cases]
+        session: RunningModel
+        if compiled is not None:
+            session = compiled
+        elif served:
+            session = start_session(module, settings)
+        else:
+            session = Session(module, graph_optimizations=False, settings=settings)
+        return [session.run(case.inputs) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(
             f"the optimized model does not run where the original does: {error}"
@@ -237,7 +239,7 @@ def verify_result(
     optimized: Module,
     numerics: Numerics,
     mode: str,
-    runner: Runner | None = None,
+    compiled: CompiledModel | None = None,
 ) -> Verification:
     """Compare an optimized module, as it will be served, with the original.
 
@@ -246,7 +248,7 @@ def verify_result(
         optimized: the module that will be served.
         numerics: the weakest promise among the passes that changed the graph.
         mode: the verification mode, for the record.
-        runner: what serves the module; ONNX Runtime if None.
+        compiled: generated code that serves the module, if this machine can run it.
 
     Raises:
         VerificationFailedError: the optimized module does not run where the original does.
@@ -255,7 +257,11 @@ def verify_result(
     if reference.reason is not None:
         return Verification(mode, skipped=skipped, reason=reference.reason)
     actual = run_cases(
-        optimized, reference.cases, served=True, settings=reference.settings, runner=runner
+        optimized,
+        reference.cases,
+        served=True,
+        settings=reference.settings,
+        compiled=runnable(compiled),
     )
     names = [case.name for case in reference.cases]
     masks = reference.masks(optimized.valid_positions)

@@ -83,7 +83,15 @@ def _capture_auto(module: torch.nn.Module, arguments: Arguments) -> Capture:
         except _SpecializedError as error:
             names = _without(signatures, names, error.names)
         except GuardOnDataDependentSymNode:
-            raise  # it depends on values: no choice of sizes helps
+            # Where the model computes with a length as a value, only fixed lengths help.
+            names_of_rows = {axis: name for axis, name in names.items() if axis[1] == 0}
+            if not names_of_rows or len(names_of_rows) == len(names):
+                raise
+            _LOG.warning(
+                "%s branches on values: its lengths stay those of the example",
+                type(module).__name__,
+            )
+            names = names_of_rows
         except Exception as error:
             _LOG.info("capture with named sizes failed: %s", error)
             break

@@ -171,8 +171,24 @@ def _attention(node: ir.Node) -> sympy.Expr:
     return 2 * query[0] * query[1] * query[2] * key[2] * (query[3] + value[3])
 
 
+def _einsum(node: ir.Node) -> sympy.Expr:
+    """A multiply-add for each combination of labels; of one operand, an addition."""
+    inputs = node.attributes["equation"].as_string().replace(" ", "").partition("->")[0]
+    terms = inputs.split(",")
+    shapes = [shape_expressions(value) for value in node.inputs]
+    if any(s is None or len(s) != len(t) for s, t in zip(shapes, terms, strict=True)):
+        return sympy.Integer(0)
+    sizes = {
+        label: size
+        for term, shape in zip(terms, shapes, strict=True)
+        for label, size in zip(term, shape or (), strict=True)
+    }
+    return len(terms) * sympy.Mul(*sizes.values())
+
+
 _FLOPS: dict[str, Callable[[ir.Node], sympy.Expr]] = {
     "MatMul": _matmul,
+    "Einsum": _einsum,
     "Gemm": _gemm,
     "Attention": _attention,
     "LayerNormalization": _layer_normalization,

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from .errors import ModelRejectedError
@@ -34,11 +36,28 @@ class ValidPositions:
             where it is not zero. Elsewhere the output is zero.
         per_row: the output holds one result for each row, such as a pooled state. It is valid for
             rows that have a valid position; for other rows it is finite, and means nothing.
+        zero_is_valid: the mask says where padding is, as that of ``torch.nn.TransformerEncoder``
+            does: a position is valid where it is zero.
     """
 
     output: str
     mask: str
     per_row: bool = False
+    zero_is_valid: bool = False
+
+    def kept(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """True where positions are valid.
+
+        Args:
+            mask: the value of the mask, ``[batch, sequence]``.
+        """
+        is_zero: npt.NDArray[np.bool_] = np.equal(mask, 0)
+        return is_zero if self.zero_is_valid else ~is_zero
+
+    def meaningful(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """True where the output means something: positions, or rows if ``per_row``."""
+        kept = self.kept(mask)
+        return np.asarray(kept.any(axis=1)) if self.per_row else kept
 
 
 class CallingConvention(Protocol):

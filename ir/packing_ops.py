@@ -19,9 +19,22 @@ PACKED_TOKENS = symbol("T")
 """Number of packed tokens: known only at run time, at most ``B * S``."""
 
 
-def _token_layout_shapes(shapes: Sequence[Dims | None], _: Mapping[str, ir.Attr]) -> list[Dims]:
+def packed_sizes(count: int) -> list[str]:
+    """``T``, ``T_2``, ``T_3``, ...: names for the tokens that the layouts of a model keep."""
+    return [PACKED_TOKENS.name, *(f"{PACKED_TOKENS.name}_{i}" for i in range(2, count + 1))]
+
+
+def tokens_symbol(attributes: Mapping[str, ir.Attr]) -> sympy.Symbol:
+    """The number of tokens that a ``TokenLayout`` keeps, by its attributes."""
+    name = attributes.get("tokens")
+    return PACKED_TOKENS if name is None else symbol(name.as_string())
+
+
+def _token_layout_shapes(
+    shapes: Sequence[Dims | None], attributes: Mapping[str, ir.Attr]
+) -> list[Dims]:
     batch, sequence = known_dims(shapes, 0)
-    return [(PACKED_TOKENS,), (batch + 1,), (batch, sequence)]
+    return [(tokens_symbol(attributes),), (batch + 1,), (batch, sequence)]
 
 
 TOKEN_LAYOUT = register(
@@ -34,10 +47,12 @@ TOKEN_LAYOUT = register(
         cu_seqlens: int32-valued int64[B + 1], where each row's tokens begin (exclusive prefix sum);
         packed_position: int64[B, S], the packed row of each token (of a kept token; elsewhere the
         row of the last kept token before it, or -1).
+
+        tokens: the name of the size T: layouts of different masks keep different numbers.
         """,
         function="""
         <domain: "dechaff", opset_import: ["" : 23]>
-        TokenLayout (keep_mask) => (token_index, cu_seqlens, packed_position)
+        TokenLayout <tokens: string = "T"> (keep_mask) => (token_index, cu_seqlens, packed_position)
         {
             minus_one = Constant <value = int64[1] {-1}> ()
             one = Constant <value = int64[1] {1}> ()

@@ -32,11 +32,13 @@ class MaskTerm:
         value: added to the scores, or the condition that selects between scores and fill.
         fill: None for an additive mask; else what masked scores are replaced by.
         masked_where: for a condition, whether scores are masked where it is True.
+        factor: of an additive mask; -1 where it is taken from the scores.
     """
 
     value: ir.Value
     fill: float | None = None
     masked_where: bool = True
+    factor: float = 1.0
 
 
 @dataclasses.dataclass
@@ -156,7 +158,7 @@ def _match_scores(
     """Walk from the softmax's operand to the ``MatMul`` of query and key: scale, softcap, it."""
     scale, softcap = 1.0, 0.0
     while True:
-        node = made_by(value, "MatMul", "Add", "Mul", "Div", "Where", "Identity", "Tanh")
+        node = made_by(value, "MatMul", "Add", "Sub", "Mul", "Div", "Where", "Identity", "Tanh")
         if node is None:
             raise NoMatch("the softmax's operand does not lead to a MatMul of query and key")
         nodes.append(node)
@@ -178,10 +180,12 @@ def _match_scores(
             continue
         if softcap:
             raise NoMatch("the mask is added before soft-capping, which would bend it too")
-        if scale != 1.0:
-            raise NoMatch("a scale is applied after the mask, so that it scales the mask too")
+        if scale <= 0:
+            raise NoMatch("a factor behind the mask turns it around")
         value, mask = _split_mask(node)
-        masks.append(mask)
+        if mask.fill is not None and mask.fill * scale > _HUGE_FILL:
+            raise NoMatch(f"masked scores become {mask.fill * scale}, which hides nothing")
+        masks.append(dataclasses.replace(mask, factor=scale * mask.factor))
 
 
 def _split_scale(node: ir.Node) -> tuple[ir.Value | None, float]:
@@ -205,6 +209,11 @@ def _split_mask(node: ir.Node) -> tuple[ir.Value, MaskTerm]:
             if _leads_to_matmul(right):
                 return right, MaskTerm(left)
         raise NoMatch("neither operand of the Add before the softmax comes from a MatMul")
+    if node.op_type == "Sub":
+        scores, taken = node.inputs
+        if scores is not None and taken is not None and _leads_to_matmul(scores):
+            return scores, MaskTerm(taken, factor=-1.0)
+        raise NoMatch("what the Sub before the softmax takes from does not come from a MatMul")
     condition, if_true, if_false = node.inputs
     for scores, fill, masked_where in ((if_false, if_true, True), (if_true, if_false, False)):
         number = scalar(fill)
@@ -220,7 +229,7 @@ def _leads_to_matmul(value: ir.Value) -> bool:
     """Whether scores, not a mask, flow through ``value``: a rank-4 MatMul is behind it."""
     current: ir.Value | None = value
     for _ in range(8):
-        node = made_by(current, "MatMul", "Mul", "Div", "Add", "Where", "Identity", "Tanh")
+        node = made_by(current, "MatMul", "Mul", "Div", "Add", "Sub", "Where", "Identity", "Tanh")
         if node is None:
             return False
         if node.op_type == "MatMul":

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import sympy
 
-from dechaff.ir import shape_expressions, to_shape
+from dechaff.ir import constant_value, shape_expressions, to_shape
 
 from .matching import integer_attribute, made_by, rank, scalar
 from .replacement import Replacement
@@ -60,6 +60,22 @@ def gather_nd_of_ranges(node: ir.Node, rewriter: Rewriter) -> Replacement | None
         rule,
         [grid, node],
         lambda builder: _placed_slice(builder, data, counters, len(grid_shape) - 1),
+    )
+
+
+def gather_nd_of_constants(node: ir.Node, _: Rewriter) -> Replacement | None:
+    """``GatherND`` by constant places of the first axis ``[n, 1]``: a ``Gather`` of ``[n]``."""
+    data, indices = node.inputs[:2]
+    places = constant_value(indices)
+    if data is None or places is None or integer_attribute(node, "batch_dims", 0) != 0:
+        return None
+    if len(places.shape) != 2 or places.shape[1] != 1:
+        return None
+    flat = places.numpy().reshape(-1)
+    return Replacement(
+        "gather-nd-of-constants",
+        [node],
+        lambda builder: builder.op("Gather", [data, builder.constant(flat, "places")], {"axis": 0}),
     )
 
 

@@ -24,14 +24,14 @@ def unfold_heads(node: ir.Node, _: Rewriter) -> Replacement | None:
     in between go along.
     """
     folded, split = node.inputs[0], node.outputs[0]
-    if rank(folded) != 3 or rank(split) != 4 or not _splits(folded, split):
+    if rank(folded) != 3 or rank(split) != 4 or not splits(folded, split):
         return None
     inside = list(_chain(folded))
     product = next((step for step in inside if step.op_type == "MatMul"), None)
     if product is None or any(not is_private(s.outputs[0], [*inside, node]) for s in inside):
         return None
-    sources = [_unfolded(operand) for operand in product.inputs]
-    if not all(_leads_alike(source, split) for source in sources):
+    sources = [unfolded(operand) for operand in product.inputs]
+    if not all(leads_alike(source, split) for source in sources):
         return None
     if not all(_broadcasts_alike(step, folded) for step in inside):
         return None
@@ -39,12 +39,12 @@ def unfold_heads(node: ir.Node, _: Rewriter) -> Replacement | None:
 
     def build(builder: GraphBuilder) -> ir.Value:
         leading = builder.op("Shape", [source], {"start": 0, "end": 2})
-        return _build(folded, inside, leading, builder)
+        return build_unfolded(folded, inside, leading, builder)
 
     return Replacement("unfold-heads", [*reversed(inside), node], build)
 
 
-def _leads_alike(value: ir.Value | None, split: ir.Value) -> bool:
+def leads_alike(value: ir.Value | None, split: ir.Value) -> bool:
     """Whether batch and heads are those of the result, in this order."""
     own, sizes = shape_expressions(value), shape_expressions(split)
     return own is not None and sizes is not None and None not in own[:2] and own[:2] == sizes[:2]
@@ -64,7 +64,7 @@ def _broadcasts_alike(step: ir.Node, folded: ir.Value | None) -> bool:
     return True
 
 
-def _splits(folded: ir.Value | None, split: ir.Value | None) -> bool:
+def splits(folded: ir.Value | None, split: ir.Value | None) -> bool:
     """Whether ``[B, H, S, T]`` is ``[B * H, S, T]`` with its first axis split, or the reverse."""
     narrow, wide = shape_expressions(folded), shape_expressions(split)
     if narrow is None or wide is None or None in narrow or None in wide:
@@ -81,25 +81,25 @@ def _chain(value: ir.Value | None) -> Iterator[ir.Node]:
         yield step
         return
     ways = [list(_chain(operand)) for operand in step.inputs]
-    found = [way for way in ways if way and _unfolded(way[-1].inputs[0]) is not None]
+    found = [way for way in ways if way and unfolded(way[-1].inputs[0]) is not None]
     if found:
         yield step
         yield from found[0]
 
 
-def _unfolded(value: ir.Value | None) -> ir.Value | None:
+def unfolded(value: ir.Value | None) -> ir.Value | None:
     """``[B, H, S, d]`` of which ``value`` is ``[B * H, S, d]``, by ``Reshape``."""
     node = made_by(value, "Transpose", "Reshape", "Mul", "Div")
     if node is None or rank(value) != 3:
         return None
     if node.op_type == "Transpose":
-        return _unfolded(node.inputs[0]) if permutation(node) == _SWAPPED else None
+        return unfolded(node.inputs[0]) if permutation(node) == _SWAPPED else None
     if node.op_type in ("Mul", "Div"):
-        return _unfolded(node.inputs[0]) if scalar(node.inputs[1]) is not None else None
-    return node.inputs[0] if _splits(value, node.inputs[0]) else None
+        return unfolded(node.inputs[0]) if scalar(node.inputs[1]) is not None else None
+    return node.inputs[0] if splits(value, node.inputs[0]) else None
 
 
-def _build(
+def build_unfolded(
     value: ir.Value | None, inside: list[ir.Node], leading: ir.Value, builder: GraphBuilder
 ) -> ir.Value:
     """The value with its first axis split in two."""
@@ -108,14 +108,14 @@ def _build(
     if rank(value) != 3:  # a scalar, or a bias that is the same for all heads
         return value
     if node is not None and node in inside:
-        operands = [_build(operand, inside, leading, builder) for operand in node.inputs]
+        operands = [build_unfolded(operand, inside, leading, builder) for operand in node.inputs]
         return builder.op(node.op_type, operands)
     reshape = made_by(value, "Reshape")
-    if reshape is not None and _splits(value, reshape.inputs[0]):
+    if reshape is not None and splits(value, reshape.inputs[0]):
         assert reshape.inputs[0] is not None
         return reshape.inputs[0]
-    if node is not None and _unfolded(value) is not None:
-        first = _build(node.inputs[0], inside, leading, builder)
+    if node is not None and unfolded(value) is not None:
+        first = build_unfolded(node.inputs[0], inside, leading, builder)
         if node.op_type == "Transpose":
             return builder.op("Transpose", [first], {"perm": [0, 1, 3, 2]})
         return builder.op(node.op_type, [first, node.inputs[1]])

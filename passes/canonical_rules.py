@@ -8,8 +8,9 @@ from .canonical_elementwise import (
     remove_dropout,
     remove_neutral_operand,
 )
-from .canonical_gathers import gather_nd_of_ranges, gather_of_flat_ranges
+from .canonical_gathers import gather_nd_of_constants, gather_nd_of_ranges, gather_of_flat_ranges
 from .canonical_heads import unfold_heads
+from .canonical_position_scores import unfold_gathered_scores, unfold_sum_of_scores
 from .canonical_shapes import (
     flatten_to_reshape,
     merge_unsqueezes,
@@ -29,9 +30,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Expand": (remove_expand,),
     "Flatten": (flatten_to_reshape,),
     "Gather": (gather_of_flat_ranges,),
-    "GatherND": (gather_nd_of_ranges,),
+    "GatherElements": (unfold_gathered_scores,),
+    "GatherND": (gather_nd_of_ranges, gather_nd_of_constants),
     "Mul": (remove_neutral_operand,),
-    "Reshape": (transpose_through_reshapes, remove_reshape, unfold_heads),
+    "Reshape": (transpose_through_reshapes, remove_reshape, unfold_heads, unfold_sum_of_scores),
     "Slice": (remove_slice,),
     "Squeeze": (remove_unsqueeze_pair,),
     "Sub": (remove_neutral_operand,),

@@ -12,7 +12,7 @@ import sympy
 
 from dechaff.ir import ShapeData, shape_expressions
 
-from .matching import axes_from, integer_attribute, is_op, is_private, made_by, permutation, rank
+from .matching import axes_from, integer_attribute, is_op, made_by, permutation, rank
 from .replacement import Replacement, forward
 from .rewriter import GraphBuilder, Rewriter
 
@@ -99,13 +99,19 @@ def remove_reshape(node: ir.Node, rewriter: Rewriter) -> Replacement | None:
     source = inner.inputs[0] if inner is not None else None
     if inner is None or source is None or not _ignores_input_shape(node, rewriter.shape_data):
         return None
-    if x is not None and not is_private(x, [node]):
+    if x is None or not _only_reshaped(x):
         return None  # the inner one stays anyway, and other rules know it
     return Replacement(
         "merge-reshapes",
         [inner, node],
         lambda builder: builder.op("Reshape", [source, node.inputs[1]], node.attributes),
     )
+
+
+def _only_reshaped(value: ir.Value) -> bool:
+    """Whether all that reads the value gives it another shape, or asks for the one it has."""
+    readers = [user for user, _ in value.uses()]
+    return not value.is_graph_output() and all(is_op(n, "Reshape", "Shape") for n in readers)
 
 
 def _unsqueeze_less(node: ir.Node) -> Replacement | None:

@@ -173,7 +173,7 @@ def _mask_shape(mask: ir.Value, found: AttentionMatch, builder: GraphBuilder) ->
 
 def _additive(term: MaskTerm, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
     if term.fill is None:
-        return term.value
+        return _scaled(term, found, builder)
     zero = builder.constant(np.array(0, _dtype(found)), "zero_bias")
     return _selected(term, zero, found, builder)
 
@@ -183,8 +183,18 @@ def _combined(
 ) -> ir.Value:
     """A further mask over the masks before it; a selection replaces what they said."""
     if term.fill is None:
-        return builder.op("Add", [inner, term.value])
+        return builder.op("Add", [inner, _scaled(term, found, builder)])
     return _selected(term, inner, found, builder)
+
+
+def _scaled(term: MaskTerm, found: AttentionMatch, builder: GraphBuilder) -> ir.Value:
+    """An additive mask with what the scores are multiplied by behind it."""
+    if term.factor == 1.0:
+        return term.value
+    if term.factor == -1.0:
+        return builder.op("Neg", [term.value])
+    factor = builder.constant(np.array(term.factor, _dtype(found)), "mask_factor")
+    return builder.op("Mul", [term.value, factor])
 
 
 def _selected(

@@ -12,6 +12,7 @@ from .fuse_bias_gelu import FuseBiasGelu
 from .fuse_gelu import FuseGelu
 from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
+from .lower_einsum import LowerEinsum
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
 from .prune import Prune
@@ -19,6 +20,7 @@ from .remove_padding import RemovePadding
 
 PASSES: tuple[type[Pass], ...] = (
     Canonicalize,
+    LowerEinsum,
     FoldConstants,
     FuseGelu,
     FuseLayerNormalization,
@@ -38,6 +40,7 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "none": (),
     "default": (
         Canonicalize,
+        LowerEinsum,
         FoldConstants,
         FuseGelu,
         FuseLayerNormalization,

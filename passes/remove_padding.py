@@ -6,15 +6,14 @@ import onnx_ir as ir
 
 from dechaff.ir import Module, ValidPositions
 
+from .matching import is_op
 from .padding.flow import Escape, TokenFlow
 from .padding.packer import Packer
-from .padding.padding_mask import masked_attentions, padding_mask
+from .padding.padding_mask import KEEPS_POSITIONS, PaddingMask, find_padding_mask, masked_attentions
 from .padding.placement import Placement, place
 from .padding.token_flow import analyze
 from .pass_base import Numerics, Pass
 from .rewriter import Rewriter
-
-_KEEPS_POSITIONS = ("Cast", "Identity", "Slice", "Unsqueeze", "Squeeze", "Reshape")
 
 
 class RemovePadding(Pass):
@@ -68,40 +67,63 @@ class RemovePadding(Pass):
     after = ("fuse-attention", "fuse-layer-normalization", "fuse-gelu")
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
-        """Find the padding mask, show that packing is legal, place it, write it."""
-        attentions = [n for n in module.graph if n.op_type == "Attention" and n.domain == ""]
-        mask = self._find_mask(attentions, rewriter)
-        if mask is None:
-            return
+        """Find a padding mask, show that packing is legal, place it, write it; then the next."""
+        known: list[PaddingMask] = []
+        while True:
+            attentions = [
+                node
+                for node in module.graph
+                if is_op(node, "Attention") and not any(mask.is_hidden_by(node) for mask in known)
+            ]
+            mask = find_padding_mask(masked_attentions(attentions))
+            if mask is None:
+                if not known:
+                    self._tell_why_none(attentions, rewriter)
+                return
+            known.append(mask)
+            self._remove(module, mask, rewriter)
+
+    def _remove(self, module: Module, mask: PaddingMask, rewriter: Rewriter) -> None:
         try:
-            flow = analyze(module, mask)
+            flow = analyze(module, mask.value, mask.zero_is_valid)
         except Escape as escape:
             rewriter.miss(self.name, escape.node, str(escape))
             return
         placement = place(flow)
         if not placement.packed:
-            rewriter.note("remove-padding: packing would cost more than it saves")
+            rewriter.note(_why_nothing(flow))
             return
-        source = _original_mask(mask)
-        outputs = [ValidPositions(output.name or "", source) for output in flow.outputs]
-        outputs += [ValidPositions(v.name or "", source, per_row=True) for v in flow.row_outputs]
+        source = _original_mask(mask.value)
+        outputs = [
+            ValidPositions(output.name or "", source, per_row, mask.zero_is_valid)
+            for kind, per_row in ((flow.outputs, False), (flow.row_outputs, True))
+            for output in kind
+        ]
         Packer(flow, placement.packed, rewriter).run()
         module.valid_positions += outputs
         rewriter.note(_summary(flow, placement))
 
-    def _find_mask(self, attentions: list[ir.Node], rewriter: Rewriter) -> ir.Value | None:
-        if not attentions:
-            rewriter.note("remove-padding: the model has no attention that is known as such")
-            return None
+    def _tell_why_none(self, attentions: list[ir.Node], rewriter: Rewriter) -> None:
         masked = masked_attentions(attentions)
-        if not masked:
+        if not attentions:
+            rewriter.note("remove-padding: the model has no softmax attention that dechaff knows")
+        elif not masked:
             rewriter.miss(self.name, attentions[0], "no mask tells padding from tokens")
-            return None
-        mask = padding_mask(masked)
-        if mask is None:
-            reason = "its mask is not shown to hide padded keys of any [batch, sequence] mask"
+        else:
+            reason = (
+                "no value [batch, sequence] is shown to be its padding mask: one whose zeros "
+                "surely hide those keys from every query"
+            )
             rewriter.miss(self.name, masked[0], reason)
-        return mask
+
+
+def _why_nothing(flow: TokenFlow) -> str:
+    if flow.packable:
+        return "remove-padding: packing would cost more than it saves"
+    return (
+        f"remove-padding: nothing is computed for each position of the padding mask "
+        f"{flow.mask.name!r} (a decoding step computes one token a row, which is no padding)"
+    )
 
 
 def _summary(flow: TokenFlow, placement: Placement) -> str:
@@ -116,7 +138,7 @@ def _original_mask(mask: ir.Value) -> str:
     """The name that the mask has in the original graph: its input, where there is one."""
     value: ir.Value | None = mask
     while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in _KEEPS_POSITIONS:
+        if node.op_type not in KEEPS_POSITIONS:
             break
         value = node.inputs[0]
     if value is not None and value.is_graph_input():

@@ -26,6 +26,7 @@ HOMES = {
     "transformers": ("frontend/torch_",),
     "tvm": ("backends/tvm/",),
     "onnxruntime": ("backends/onnxruntime/",),
+    "openvino": ("backends/openvino/",),
     "click": ("dechaff/command_line", "dechaff/view_command.py", "dechaff/explain_command.py"),
 }
 """The only files of the product, by the start of their path, that import a package."""
@@ -42,7 +43,12 @@ PRODUCT = sorted(
     )
 )
 """Files of the product, each once: the links in dechaff/ lead to the same files."""
-BESIDE = sorted([*(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+BESIDE = sorted(
+    path
+    for folder in ("examples", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if "results" not in path.parts  # what torch.compile wrote
+)
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 

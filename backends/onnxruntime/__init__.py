@@ -2,13 +2,14 @@
 
 from .attention_timing import AttentionSizes, attention_sizes, time_attention
 from .kernels import has_kernel
-from .lowering import TARGETS, lower
+from .lowering import RUNTIME_KEY, TARGETS, lower
 from .processor import machine_name
 from .session import Session
 from .session_settings import SessionSettings
 from .varlen_attention import AttentionKernel
 
 __all__ = [
+    "RUNTIME_KEY",
     "TARGETS",
     "AttentionKernel",
     "AttentionSizes",

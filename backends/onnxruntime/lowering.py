@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from dechaff.backends.openvino.grouped_attention import lower_to_grouped_attention
 from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
 from dechaff.passes import Rewriter
 
@@ -24,8 +25,11 @@ from .packing_kernels import lower_pack
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
 from .varlen_functions import LOWERED_DOMAIN
 
-Target = Literal["cpu", "portable"]
+Target = Literal["cpu", "openvino", "portable"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+
+RUNTIME_KEY = "dechaff.runtime"
+"""Metadata entry of a module that is lowered for another runtime than ONNX Runtime."""
 
 _DEDUPLICATION = "onnx_ir.passes.common.initializer_deduplication"
 
@@ -45,9 +49,17 @@ _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
 """To standard operators."""
 
 
+_OPENVINO_LOWERINGS: dict[str, NodeLowering] = {
+    "Pack": lower_pack,
+    "VarlenAttention": lower_to_grouped_attention,
+}
+"""To those standard operators that OpenVINO has."""
+
+
 def lowering_kinds(op_type: str) -> tuple[str, ...]:
-    """How an operator is lowered: ``runtime`` or ``standard``, or neither."""
+    """How an operator is lowered: any of ``runtime``, ``standard``, ``openvino``."""
     names = {
+        "openvino": set(_OPENVINO_LOWERINGS),
         "runtime": set(_RUNTIME_LOWERINGS),
         "standard": set(_STANDARD_LOWERINGS),
     }
@@ -62,8 +74,10 @@ def lower(
     Args:
         module: any module; it is not changed.
         target: ``cpu`` may use ONNX Runtime's contrib operators where the installed runtime has
-            the kernel; ``portable`` emits standard ONNX operators only.
-        attention: how packed sequences of several lengths are attended to, ``rows`` or ``padded``.
+            the kernel; ``openvino`` emits standard operators that OpenVINO has, and marks the
+            module for it, see :func:`start_session`; ``portable`` emits standard operators only.
+        attention: how packed sequences of several lengths are attended to, ``rows`` or ``padded``;
+            ``openvino`` has a way of its own.
 
     Raises:
         UsageError: there is no such target.
@@ -73,12 +87,7 @@ def lower(
     lowered = module.clone()
     attach_functions(lowered)
     rewriter = Rewriter(lowered)
-    attend: NodeLowering = functools.partial(lower_varlen_attention, kernel=attention)
-    rows: dict[str, NodeLowering] = {
-        **_STANDARD_LOWERINGS,
-        "VarlenAttention": attend,
-        **(_RUNTIME_LOWERINGS if target == "cpu" else {}),
-    }
+    rows = _lowerings(target, attention)
     for node in list(lowered.nodes()):
         row = rows.get(node.op_type) if node.domain == DOMAIN else None
         if row is not None:
@@ -86,7 +95,17 @@ def lower(
     if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     _inline_dialect(lowered)
+    if target == "openvino":
+        lowered.model.metadata_props[RUNTIME_KEY] = target
     return lowered
+
+
+def _lowerings(target: str, attention: AttentionKernel) -> dict[str, NodeLowering]:
+    if target == "openvino":
+        return _OPENVINO_LOWERINGS
+    attend: NodeLowering = functools.partial(lower_varlen_attention, kernel=attention)
+    contrib = _RUNTIME_LOWERINGS if target == "cpu" else {}
+    return {**_STANDARD_LOWERINGS, "VarlenAttention": attend, **contrib}
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ from .session_settings import SessionSettings
 _SHARED_WEIGHT_BYTES = 1024
 """Weights of at least this size are handed to the runtime in place, not through the protobuf."""
 
+_FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -26,8 +30,9 @@ class RuntimeFailedError(DechaffError):
 class Session:
     """An inference session over a module.
 
-    Weights are not serialized: the runtime reads the module's own memory, which for external data
-    is the mapped file. There is thus no 2 GB limit and no second copy before prepacking.
+    Weights are not serialized. Those that lie in a file the runtime maps itself, one after the
+    other, and unmaps once it has packed them; the others it reads from the module's own memory.
+    There is thus no 2 GB limit and no second copy before packing.
 
     Attributes:
         input_names: names of the graph inputs, in order.
@@ -61,7 +66,9 @@ class Session:
             # A weight packed ahead is summed in another order than one that is computed; and a
             # session for a few tokens is done before packing would pay.
             options.add_session_config_entry("session.disable_prepacking", "1")
-        proto, weights = _without_weights(module)
+        proto, weights, folder = _without_weights(module)
+        if folder is not None:
+            options.add_session_config_entry(_FOLDER_OF_WEIGHTS, os.path.abspath(folder))
         # The runtime keeps pointers into these arrays: they must live as long as the session.
         self._weights = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()
@@ -101,17 +108,24 @@ class Session:
             raise RuntimeFailedError(f"{self._source}: {_first_line(error)}") from error
 
 
-def _without_weights(module: Module) -> tuple[bytes, Arrays]:
-    """The serialized model with its larger weights declared external, and those weights."""
+def _without_weights(module: Module) -> tuple[bytes, Arrays, str | None]:
+    """The serialized model with its larger weights declared external, and where they are.
+
+    Returns:
+        The model; the weights that are in memory; and the folder of the files that hold the others.
+    """
     copy = module.clone()
     attach_functions(copy)
     model = copy.model
+    folder = _folder_of_weights(module)
     weights: Arrays = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _SHARED_WEIGHT_BYTES or not _is_plain(tensor.dtype):
             if isinstance(tensor, ir.ExternalTensor):  # the runtime would look for its file
                 value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
+            continue
+        if isinstance(tensor, ir.ExternalTensor) and os.fspath(tensor.base_dir) == folder:
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value = ir.ExternalTensor(
@@ -122,7 +136,17 @@ def _without_weights(module: Module) -> tuple[bytes, Arrays]:
             shape=ir.Shape(weights[name].shape),
             name=name,
         )
-    return ir.to_proto(model).SerializeToString(), weights
+    return ir.to_proto(model).SerializeToString(), weights, folder
+
+
+def _folder_of_weights(module: Module) -> str | None:
+    """The folder that most weights in files are relative to; None if no weight is in a file."""
+    folders = Counter(
+        os.fspath(value.const_value.base_dir)
+        for value in module.graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    )
+    return folders.most_common(1)[0][0] if folders else None
 
 
 def _unload_mapped_weights(module: Module) -> None:

@@ -46,7 +46,7 @@ def lower_varlen_attention(
     if node.inputs[0] is None or not contexts_are_as_wide_as_queries(node):
         return False
     split = _common_split(node)
-    all_keys = _all_tokens_are_keys(node)
+    all_keys = all_tokens_are_keys(node)
     variant = AttentionVariant(
         merged=split is not None,
         all_keys=all_keys,
@@ -97,7 +97,7 @@ def attend_in_rows(
     operands = [*before, *rows, *after]
     context = builder.op(function, operands, attributes, domain=LOWERED_DOMAIN)
     minus_one = builder.constant(np.array([-1], np.int64), "minus_one")
-    shape = builder.op("Concat", [minus_one, _width(node.inputs[0], builder)], _FRONT)
+    shape = builder.op("Concat", [minus_one, width_of(node.inputs[0], builder)], _FRONT)
     return builder.op("Reshape", [context, shape])
 
 
@@ -133,7 +133,7 @@ def _in_rows(tokens: ir.Value | None, grid: ir.Value, builder: GraphBuilder) -> 
     Between the product and its bias, the new shape keeps the runtime from making a ``Gemm`` of the
     two, which takes longer than both.
     """
-    shape = builder.op("Concat", [grid, _width(tokens, builder)], _FRONT)
+    shape = builder.op("Concat", [grid, width_of(tokens, builder)], _FRONT)
     addition = tokens.producer() if tokens is not None else None
     product = _biased_product(addition)
     if addition is None or product is None:
@@ -142,7 +142,7 @@ def _in_rows(tokens: ir.Value | None, grid: ir.Value, builder: GraphBuilder) -> 
     return builder.op("Add", [raised if v is product else v for v in addition.inputs])
 
 
-def _width(tokens: ir.Value | None, builder: GraphBuilder) -> ir.Value:
+def width_of(tokens: ir.Value | None, builder: GraphBuilder) -> ir.Value:
     """The size of the last axis as a vector of one, a constant where it is known."""
     assert tokens is not None
     known = static_dim(tokens.shape[1]) if tokens.shape is not None else None
@@ -183,7 +183,7 @@ def _common_split(node: ir.Node) -> ir.Node | None:
     return split if axis in (1, -1) else None
 
 
-def _all_tokens_are_keys(node: ir.Node) -> bool:
+def all_tokens_are_keys(node: ir.Node) -> bool:
     """Whether keys begin where queries do and their index counts ``0, 1, .., T - 1``."""
     key_index = node.inputs[4]
     counting = key_index.producer() if key_index is not None else None

@@ -35,6 +35,8 @@ class CompiledModel:
 
     Attributes:
         signature: inputs and outputs.
+        input_names: names of the inputs, in order.
+        output_names: names of the outputs, in order.
         kernels: how many nodes run by hand-written kernels, by operator; empty for a loaded model.
         tuned: what a tuning log gave; None without one, and for a loaded model.
     """
@@ -47,6 +49,8 @@ class CompiledModel:
         tuned: Application | None = None,
     ) -> None:
         self.signature = signature
+        self.input_names = [port.name for port in signature.inputs]
+        self.output_names = [port.name for port in signature.outputs]
         self.kernels = dict(kernels or {})
         self.tuned = tuned
         self._executable = executable

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from examples.paper_models import MODELS
+
 from .families import LAYERS, Family
 
 if TYPE_CHECKING:
@@ -21,21 +23,32 @@ Axes = dict[str, dict[int, str]]
 def build_model(family: Family) -> torch.nn.Module:
     """The model with seeded random weights, in evaluation mode."""
     import torch
-    from transformers import AutoConfig, AutoModel
 
-    config: Any = AutoConfig.for_model(family.model_type, **family.sizes)
-    if hasattr(config, "use_cache"):
-        config.use_cache = family.kind == "decoder step"
     torch.manual_seed(_SEED)
-    if getattr(config, "architectures", 0) is None:
-        config.architectures = []  # what transformers expects of some older families
-    model: torch.nn.Module = AutoModel.from_config(config).eval()
+    if family.kind == "own":
+        model: torch.nn.Module = MODELS[family.model_type]().eval()
+    else:
+        model = _from_transformers(family)
     # Untrained biases are 0 and scales 1: without noise a rewrite that loses one would not show.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=_NOISE)
-    return _one_step(model) if family.kind == "decoder step" else model
+    if family.kind == "decoder step":
+        return _one_step(model)
+    return _local_windows(model) if family.kind == "local windows" else model
+
+
+def _from_transformers(family: Family) -> torch.nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    config: Any = AutoConfig.for_model(family.model_type, **family.sizes)
+    if hasattr(config, "use_cache"):
+        config.use_cache = family.kind == "decoder step"
+    if getattr(config, "architectures", 0) is None:
+        config.architectures = []  # what transformers expects of some older families
+    model: torch.nn.Module = AutoModel.from_config(config).eval()
+    return model
 
 
 def _one_step(model: torch.nn.Module) -> torch.nn.Module:
@@ -69,10 +82,37 @@ def _one_step(model: torch.nn.Module) -> torch.nn.Module:
     return OneStep().eval()
 
 
+def _local_windows(model: torch.nn.Module) -> torch.nn.Module:
+    """Longformer without global tokens: whether there are any is asked of the inputs' values."""
+    import torch
+
+    class LocalWindows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model: Any = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            hidden: torch.Tensor = self.model.embeddings(input_ids=input_ids)
+            padding = attention_mask == 0
+            for layer in self.model.encoder.layer:
+                hidden = layer(
+                    hidden,
+                    attention_mask=padding * -10000.0,
+                    is_index_masked=padding,
+                    is_index_global_attn=torch.zeros_like(padding),
+                    is_global_attn=False,
+                )[0]
+            return hidden
+
+    return LocalWindows().eval()
+
+
 def example_inputs(family: Family, model: torch.nn.Module) -> tuple[Inputs, Axes]:
     """Ragged inputs of the family's kind, and the axes that may vary."""
     kinds = {
+        "own": _own,
         "encoder": _text,
+        "local windows": _text_in_windows,
         "decoder": _text,
         "decoder step": _step,
         "encoder-decoder": _two_texts,
@@ -105,19 +145,36 @@ def _two_texts(family: Family, model: torch.nn.Module) -> tuple[Inputs, Axes]:
     return {**inputs, **more}, {**axes, **dict.fromkeys(more, decoder_axes)}
 
 
+def _own(family: Family, model: torch.nn.Module) -> tuple[Inputs, Axes]:
+    own: Any = model
+    inputs, axes = own.example()
+    return dict(inputs), axes
+
+
+def _text_in_windows(family: Family, model: torch.nn.Module) -> tuple[Inputs, Axes]:
+    """The length must be a multiple of the window: it is part of the shapes, so that is fixed."""
+    ids, mask, _ = _tokens(length=12)
+    axes = {0: "batch"}
+    return {"input_ids": ids, "attention_mask": mask}, {"input_ids": axes, "attention_mask": axes}
+
+
 def _step(family: Family, model: torch.nn.Module) -> tuple[Inputs, Axes]:
+    """One token behind a prompt, with the keys and values that the prompt has left."""
     import torch
 
-    heads = int(family.sizes.get("num_key_value_heads", 4))
-    ids, _, _ = _tokens(length=1)
+    one_step: Any = model
+    prompt, _, _ = _tokens(length=_PAST)
     mask = torch.ones(_BATCH, _PAST + 1, dtype=torch.int64)
     mask[1, :2] = 0
-    past = torch.randn(LAYERS, _BATCH, heads, _PAST, 16)
+    with torch.no_grad():
+        result = one_step.model(input_ids=prompt, attention_mask=mask[:, :-1], use_cache=True)
+    layers = result.past_key_values.layers
+    ids, _, _ = _tokens(length=1)
     inputs = {
         "input_ids": ids,
         "attention_mask": mask,
-        "past_keys": past,
-        "past_values": past + 1,
+        "past_keys": torch.stack([layer.keys for layer in layers]),
+        "past_values": torch.stack([layer.values for layer in layers]),
     }
     past_axes = {1: "batch", 3: "past"}
     return inputs, {

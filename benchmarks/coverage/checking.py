@@ -19,6 +19,7 @@ from dechaff.verification import Reference, verify_result, weakest_numerics
 
 from .building import Axes, Inputs, build_model, example_inputs
 from .families import Family
+from .speed import machine_state, measure_speed
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ DOORS = ("torch", "onnx18", "onnx23")
 
 TARGETS = ("cpu", "portable")
 _ATTENTIONS = ("Attention", *PACKED_ATTENTIONS)
-_REASON_LENGTH = 150
+_REASON_LENGTH = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Outcome:
         packed_attentions: attentions among them.
         verified: whether the outputs are the original's, for every target.
         reason: why padding stays, or what went wrong; empty if nothing did.
+        speed: how many times as fast as the original; None if that was not measured.
+        timed: the state the machine was in while it was timed; empty if it was not.
     """
 
     family: str
@@ -56,22 +59,25 @@ class Outcome:
     packed_attentions: int = 0
     verified: bool = False
     reason: str = ""
+    speed: float | None = None
+    timed: str = ""
 
 
-def check(family: Family, door: str, folder: pathlib.Path) -> Outcome:
+def check(family: Family, door: str, folder: pathlib.Path, speed: bool = False) -> Outcome:
     """Capture, optimize with the default passes, lower for both targets, verify.
 
     Args:
         family: the kind of model.
         door: one of ``DOORS``.
         folder: for the exported file.
+        speed: also time it beside the original; only meaningful where nothing else runs.
     """
     start = Outcome(family.name, door, expected=family.attentions)
     try:
         module, inputs = capture(family, door, folder)
     except Exception as error:  # what fails here is anybody's code; the page tells what
         return dataclasses.replace(start, reason=f"not captured: {_one_line(error)}")
-    return _optimize(dataclasses.replace(start, captured=True), module, inputs)
+    return _optimize(dataclasses.replace(start, captured=True), module, inputs, speed)
 
 
 def capture(family: Family, door: str, folder: pathlib.Path) -> tuple[Module, Inputs]:
@@ -126,7 +132,8 @@ def _export(
         )
 
 
-def _optimize(outcome: Outcome, module: Module, inputs: Inputs) -> Outcome:
+def _optimize(outcome: Outcome, module: Module, inputs: Inputs, speed: bool) -> Outcome:
+    original = module.clone()
     try:
         cases = [case for case in [example_case(module, inputs)] if case is not None]
         reference = Reference(module.clone(), cases + generate_inputs(module))
@@ -139,6 +146,10 @@ def _optimize(outcome: Outcome, module: Module, inputs: Inputs) -> Outcome:
             problem = proof.problem or proof.reason
             if problem is not None:
                 return dataclasses.replace(outcome, reason=f"{target}: {_one_line(problem)}")
+        if speed and cases:
+            timed = machine_state()
+            ratio = measure_speed(original, lower(optimized, "cpu"), cases[0].inputs)
+            outcome = dataclasses.replace(outcome, speed=ratio, timed=timed)
     except DechaffError as error:
         return dataclasses.replace(outcome, reason=_one_line(error))
     return dataclasses.replace(outcome, verified=True)
@@ -152,15 +163,16 @@ def _findings(module: Module, records: Sequence[PassRecord]) -> dict[str, Any]:
         "attentions": sum(node.op_type in _ATTENTIONS for node in nodes),
         "packed_nodes": packed,
         "packed_attentions": sum(node.op_type in PACKED_ATTENTIONS for node in nodes),
-        "reason": "" if packed else _why_padding_stays(module, removal),
+        "reason": "" if packed else _why_padding_stays(removal),
     }
 
 
-def _why_padding_stays(module: Module, removal: PassRecord) -> str:
-    if not any("mask" in (value.name or "") for value in module.graph.inputs):
-        return "no padding mask"
+def _why_padding_stays(removal: PassRecord) -> str:
+    """In the pass's words, with the operator that stopped it."""
     for miss in removal.misses:
-        return f"{miss.reason}, at {_operator(miss.node)}"
+        if miss.reason == "no mask tells padding from tokens":
+            return "it takes no padding mask"
+        return f"{_operator(miss.node)}: {miss.reason}"
     return next((note.removeprefix("remove-padding: ") for note in removal.notes), "no reason")
 
 

@@ -49,9 +49,11 @@ class Family:
 
     Attributes:
         name: what people call it.
-        model_type: what ``transformers`` calls its configuration.
+        model_type: what ``transformers`` calls its configuration, or ``examples.paper_models`` its
+            model.
         kind: ``encoder``, ``decoder``, ``decoder step`` (with past keys and values),
             ``encoder-decoder``, ``vision``, ``audio``, ``image and text``: what it is called with.
+            ``own``: a model of ours, which brings its inputs. ``local windows``: Longformer's.
         sizes: fields of the configuration that differ from its defaults.
         attentions: softmax attentions in the model.
     """
@@ -68,44 +70,7 @@ _CLIP = {
     "vision_config": _VISION,
 }
 
-FAMILIES: tuple[Family, ...] = (
-    Family("BERT", "bert", "encoder", _SMALL),
-    Family("RoBERTa", "roberta", "encoder", _SMALL),
-    Family("XLM-R", "xlm-roberta", "encoder", _SMALL),
-    Family(
-        "DistilBERT",
-        "distilbert",
-        "encoder",
-        {**_WORDS, "dim": 64, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 128},
-    ),
-    Family("ALBERT", "albert", "encoder", {**_SMALL, "embedding_size": 32}),
-    Family("ELECTRA", "electra", "encoder", {**_SMALL, "embedding_size": 32}),
-    Family("MPNet", "mpnet", "encoder", _SMALL),
-    Family("CamemBERT", "camembert", "encoder", _SMALL),
-    Family("ERNIE", "ernie", "encoder", _SMALL),
-    Family(
-        "DeBERTa v2",
-        "deberta-v2",
-        "encoder",
-        {**_SMALL, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    ),
-    Family(
-        "ModernBERT",
-        "modernbert",
-        "encoder",
-        {**_SMALL, "global_attn_every_n_layers": 2, "local_attention": 8},
-    ),
-    Family("NomicBERT", "nomic_bert", "encoder", _SMALL),
-    Family("RoFormer", "roformer", "encoder", _SMALL),
-    Family("EuroBERT", "eurobert", "encoder", _GROUPED),
-    Family("Longformer", "longformer", "encoder", {**_SMALL, "attention_window": [4] * LAYERS}, 0),
-    Family("BigBird", "big_bird", "encoder", {**_SMALL, "attention_type": "original_full"}),
-    Family(
-        "Funnel",
-        "funnel",
-        "encoder",
-        {**_WORDS, "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128, "block_sizes": [1, 1]},
-    ),
+_DECODERS: tuple[Family, ...] = (
     Family("GPT-2", "gpt2", "decoder", _GPT2),
     Family(
         "GPT-Neo",
@@ -159,8 +124,61 @@ FAMILIES: tuple[Family, ...] = (
             "shared_expert_intermediate_size": 64,
         },
     ),
-    Family("GPT-2 with past", "gpt2", "decoder step", _GPT2),
-    Family("Llama with past", "llama", "decoder step", _GROUPED),
+)
+
+
+def one_step(family: Family) -> Family:
+    """The decoder as it runs after its prompt: one token, with past keys and values."""
+    return dataclasses.replace(family, name=f"{family.name} with past", kind="decoder step")
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("BERT", "bert", "encoder", _SMALL),
+    Family("RoBERTa", "roberta", "encoder", _SMALL),
+    Family("XLM-R", "xlm-roberta", "encoder", _SMALL),
+    Family(
+        "DistilBERT",
+        "distilbert",
+        "encoder",
+        {**_WORDS, "dim": 64, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 128},
+    ),
+    Family("ALBERT", "albert", "encoder", {**_SMALL, "embedding_size": 32}),
+    Family("ELECTRA", "electra", "encoder", {**_SMALL, "embedding_size": 32}),
+    Family("MPNet", "mpnet", "encoder", _SMALL),
+    Family("CamemBERT", "camembert", "encoder", _SMALL),
+    Family("ERNIE", "ernie", "encoder", _SMALL),
+    Family(
+        "DeBERTa v2",
+        "deberta-v2",
+        "encoder",
+        {**_SMALL, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    ),
+    Family(
+        "ModernBERT",
+        "modernbert",
+        "encoder",
+        {**_SMALL, "global_attn_every_n_layers": 2, "local_attention": 8},
+    ),
+    Family("NomicBERT", "nomic_bert", "encoder", _SMALL),
+    Family("RoFormer", "roformer", "encoder", _SMALL),
+    Family("EuroBERT", "eurobert", "encoder", _GROUPED),
+    Family(
+        "Longformer",
+        "longformer",
+        "local windows",
+        {**_SMALL, "attention_window": [4] * LAYERS},
+        0,
+    ),
+    Family("BigBird", "big_bird", "encoder", {**_SMALL, "attention_type": "original_full"}),
+    Family(
+        "Funnel",
+        "funnel",
+        "encoder",
+        {**_WORDS, "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128, "block_sizes": [1, 1]},
+        2 * LAYERS,
+    ),
+    *_DECODERS,
+    *(one_step(family) for family in _DECODERS),
     Family("T5", "t5", "encoder-decoder", _T5, 3 * LAYERS),
     Family("mT5", "mt5", "encoder-decoder", _T5, 3 * LAYERS),
     Family("BART", "bart", "encoder-decoder", _SEQ2SEQ, 3 * LAYERS),
@@ -203,7 +221,44 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("CLIP", "clip", "image and text", {**_CLIP, "projection_dim": 32}, 2 * LAYERS),
     Family("BLIP", "blip", "image and text", {**_CLIP, "projection_dim": 32}, 2 * LAYERS),
+    # Families that came after the patterns were written: they needed none of their own.
+    Family(
+        "ESM", "esm", "encoder", {**_SMALL, "mask_token_id": 4, "position_embedding_type": "rotary"}
+    ),
+    Family("GTE", "gte", "encoder", _SMALL),
+    Family("StarCoder 2", "starcoder2", "decoder", _GROUPED),
+    Family("OLMo 2", "olmo2", "decoder", _GROUPED),
+    Family("DINOv2", "dinov2", "vision", _VISION),
+    *(
+        Family(name, model, "own", {}, attentions)
+        for name, model, attentions in (
+            ("nn.TransformerEncoder", "torch-encoder", LAYERS),
+            ("nn.TransformerEncoder, padding by id", "torch-encoder-of-ids", LAYERS),
+            ("nn.TransformerEncoder, causal", "torch-decoder", LAYERS),
+            ("nn.MultiheadAttention", "torch-attention", LAYERS),
+            ("TransNormerLLM", "transnormer", 0),
+            ("Gated associative memory", "gated-associative-memory", 0),
+            ("Primer", "primer", LAYERS),
+            ("GTrXL", "gated-transformer-xl", LAYERS),
+            ("Graphormer", "graphormer", LAYERS),
+            ("Landmark attention", "landmark", 0),
+            ("RxT memory decoder", "memory-decoder", 2 * LAYERS + 1),
+            ("MemoryFormer", "memoryformer", LAYERS),
+            ("Wide classifier", "wide-classifier", 1),
+            ("LargeGT", "large-graph-transformer", LAYERS + 1),
+            ("DSE bi-encoder", "bi-encoder", 2 * LAYERS),
+            ("SEA", "split-encode-aggregate", LAYERS),
+        )
+    ),
 )
 
-SUBSET = ("BERT", "ModernBERT", "Llama", "T5", "ViT")
+SUBSET = (
+    "BERT",
+    "ModernBERT",
+    "Llama",
+    "T5",
+    "ViT",
+    "GTrXL",
+    "nn.TransformerEncoder, padding by id",
+)
 """A family of each kind, small enough for every test run."""

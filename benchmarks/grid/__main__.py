@@ -1,16 +1,17 @@
 """``python -m benchmarks.grid``: dechaff and its peers over models, batches, lengths.
 
-Cells that are measured already are skipped, so that an interrupted grid goes on where it stopped.
+Cells that are measured already are skipped, so that an interrupted grid goes on where it stopped;
+``--minutes`` measures it piece by piece. What was measured lies in ``benchmarks/measured``, a
+folder per machine, and ``benchmarks/RESULTS.md`` is made anew from all of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import math
 import os
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -18,21 +19,25 @@ from typing import Any
 
 from benchmarks.child_process import ChildFailedError, run_child
 from benchmarks.inputs import LENGTHS
+from benchmarks.machine import describe_machine
 from benchmarks.models import ARCHITECTURES
-from benchmarks.peers import DECHAFF, LIMIT, PEERS, REFERENCE, installed
-from benchmarks.prepared import Prepared, code_digest, prepare
+from benchmarks.peers import DECHAFF, DECHAFF_PASSES, LIMIT, PEERS, REFERENCE, installed
+from benchmarks.prepared import Prepared, prepare
 from dechaff.backends.onnxruntime.threads import usable_cores
 
-from .cells import Cell, estimated_seconds, grid_cells, read_cell, read_cells, write_cell
-from .findings import Finding, find, verdicts
-from .pages import results_page
+from .cells import START_SECONDS, Cell, estimated_seconds, grid_cells
+from .findings import find, verdicts
+from .pages import Machine, results_page
 from .plot import can_plot, plot
+from .store import cell_key, machine_folder, read_cell, read_cells, read_machine, write_machine
 
 _HERE = pathlib.Path(__file__).resolve().parent.parent
-_MODELS = ("minilm", "distilbert", "bert-base", "bert-large", "modernbert")
+_MODELS = ("bert-base", "minilm", "distilbert", "modernbert", "llama", "bert-large")
 _BATCHES = (1, 4, 16, 32)
 _SEQUENCES = (32, 64, 128, 256, 384, 512)
 _PEERS = (REFERENCE, "torch-compile", "openvino", "ort18", "ort18-fused", "ort23", DECHAFF, LIMIT)
+_KEPT_PARAMETERS = 200_000_000
+"""Larger models are loaded anew for every cell: all contestants at once would fill the memory."""
 _DONE, _MISSED, _INTERRUPTED = 0, 1, 130
 
 
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         status = _INTERRUPTED
-    write_report(options.results, publish_to=_HERE if options.publish else None)
+    write_report(options.measured, options.page)
     return status
 
 
@@ -60,102 +65,118 @@ def _measure_missing(options: argparse.Namespace) -> int:
     cells = grid_cells(
         options.models, options.layers, options.lengths, options.batch, options.sequence
     )
-    digest, folder = code_digest(), options.results / "cells"
-    missing = [c for c in cells if options.fresh or not _is_measured(folder, c, digest)]
-    print(f"{len(cells)} cells, {len(cells) - len(missing)} of them measured already", flush=True)
-    prepared = _prepare_models(options, list(dict.fromkeys(cell.model for cell in missing)))
-    expected = {
-        cell: estimated_seconds(
-            cell,
-            prepared[cell.model].parameters,
-            options.rounds,
-            options.seconds,
-            usable_cores(),
-        )
-        for cell in missing
-        if cell.model in prepared
-    }
-    failed = len(missing) - len(expected)
-    print(f"about {sum(expected.values()) / 60:.0f} min to go", flush=True)
-    spent = 0.0
-    for index, cell in enumerate(expected):
-        started = time.perf_counter()
+    began = time.time()
+    until = began + options.minutes * 60 if options.minutes else math.inf
+    folder = machine_folder(options.measured, usable_cores())
+    missing_anywhere, failed = 0, 0
+    for model in dict.fromkeys(cell.model for cell in cells):
+        print(f"preparing {model} ...", flush=True)
         try:
-            figures = _measure(cell, prepared[cell.model], options)
+            prepared = prepare(model, options.layers or None, options.results / "models")
         except ChildFailedError as error:
             failed += 1
-            print(f"{cell}: not measured: {error}", flush=True)
+            print(f"{model}: not prepared: {error}", flush=True)
             continue
-        write_cell(folder, cell, figures | {"code": digest})
-        spent += time.perf_counter() - started
-        pace = spent / sum(list(expected.values())[: index + 1])
-        left = pace * sum(list(expected.values())[index + 1 :])
-        place = f"[{index + 1}/{len(expected)}]"
-        print(f"{place} {_line(find(cell, figures))}; {left / 60:.0f} min left", flush=True)
+        key = cell_key(prepared.saved[DECHAFF_PASSES])
+        own = [cell for cell in cells if cell.model == model]
+        missing = [c for c in own if options.fresh or not _is_measured(folder, c, key)]
+        print(f"{len(own)} cells, {len(own) - len(missing)} of them measured already", flush=True)
+        failed += _measure_model(prepared, missing, key, until, options)
+        missing_anywhere += sum(not _is_measured(folder, cell, key) for cell in own)
+    print(f"{missing_anywhere} cells are still to be measured", flush=True)
     return _MISSED if failed else _DONE
 
 
-def _is_measured(folder: pathlib.Path, cell: Cell, digest: str) -> bool:
-    figures = read_cell(folder, cell)
-    return figures is not None and figures["code"] == digest
-
-
-def _prepare_models(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Prepared]:
-    prepared: dict[str, Prepared] = {}
-    for name in names:
-        print(f"preparing {name} ...", flush=True)
+def _measure_model(
+    prepared: Prepared,
+    cells: Sequence[Cell],
+    key: str,
+    until: float,
+    options: argparse.Namespace,
+) -> int:
+    """Measure cells of one model, and give how many failed; the others are measured in spite."""
+    failed = 0
+    folder = machine_folder(options.measured, usable_cores())
+    left = list(cells)
+    while left:
+        expected = [_expected_seconds(cell, prepared, options) for cell in left]
+        if time.time() + START_SECONDS + min(expected) > until:
+            return failed
+        print(f"about {(START_SECONDS + sum(expected)) / 60:.0f} min for {len(left)}", flush=True)
+        write_machine(folder, describe_machine())
+        task = _task(left, expected, key, until, prepared, options)
         try:
-            prepared[name] = prepare(name, options.layers or None, options.results / "models")
+            run_child("benchmarks.grid.measurement", task)
         except ChildFailedError as error:
-            print(f"{name}: not prepared: {error}", flush=True)
-    return prepared
+            failed += 1
+            left = [cell for cell in left if not _is_measured(folder, cell, key)]
+            print(f"{left[0]}: not measured: {error}", flush=True)
+            left = left[1:]
+        else:
+            return failed
+    return failed
 
 
-def _measure(cell: Cell, prepared: Prepared, options: argparse.Namespace) -> dict[str, Any]:
-    task = {
-        "cell": dataclasses.asdict(cell),
+def _task(
+    cells: Sequence[Cell],
+    expected: Sequence[float],
+    key: str,
+    until: float,
+    prepared: Prepared,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    return {
+        "cells": [dataclasses.asdict(cell) for cell in cells],
+        "expected": list(expected),
+        "until": until,
+        "key": key,
+        "keep_sessions": prepared.parameters <= _KEPT_PARAMETERS,
+        "measured": str(machine_folder(options.measured, usable_cores())),
         "threads": usable_cores(),
         "peers": options.peers,
         "rounds": options.rounds,
         "seconds": options.seconds,
     } | prepared.as_task()
-    figures: dict[str, Any] = run_child("benchmarks.grid.measurement", task)
-    return figures
 
 
-def _line(finding: Finding) -> str:
-    limit = "" if finding.limit_share is None else f", {finding.limit_share:.2f} of the limit"
-    return (
-        f"{finding.cell}: {finding.milliseconds:.1f} ms, {finding.speedup:.2f}x of "
-        f"{finding.best}{limit}, error {finding.error:.0e}, {finding.figures['rounds']} rounds, "
-        f"{finding.figures['seconds']:.0f} s"
+def _expected_seconds(cell: Cell, prepared: Prepared, options: argparse.Namespace) -> float:
+    return estimated_seconds(
+        cell, prepared.parameters, options.rounds, options.seconds, usable_cores()
     )
 
 
-def write_report(results: pathlib.Path, publish_to: pathlib.Path | None) -> None:
-    """Write all measured cells as JSON, Markdown and plot; and where they are published, if so."""
-    cells = read_cells(results / "cells")
-    findings = [find(cell, figures) for cell, figures in cells.items()]
-    if not findings:
+def _is_measured(folder: pathlib.Path, cell: Cell, key: str) -> bool:
+    figures = read_cell(folder, cell)
+    return figures is not None and figures["key"] == key
+
+
+def write_report(measured: pathlib.Path, page: pathlib.Path) -> None:
+    """Make the page and the plots from all measured cells, those of other machines too.
+
+    Args:
+        measured: a folder per machine.
+        page: the Markdown file; plots lie beside it.
+    """
+    machines = []
+    for folder in sorted(path for path in measured.glob("*") if path.is_dir()):
+        findings = [find(cell, figures) for cell, figures in read_cells(folder).items()]
+        pictures = [page.with_name(f"results-{folder.name}.{kind}") for kind in ("png", "svg")]
+        if findings and can_plot():
+            plot(findings, pictures)
+        figure = pictures[-1].name if pictures[-1].exists() else None
+        if findings:
+            machines.append(Machine(read_machine(folder), findings, figure))
+    if not machines:
         print("nothing is measured yet", file=sys.stderr)
         return
-    (results / "results.json").write_text(json.dumps(list(cells.values()), indent=1))
-    pictures = [results / "results.png", results / "results.svg"]
-    if can_plot():
-        plot(findings, pictures)
-    else:
+    if not can_plot():
         print("no plot: pip install 'dechaff[benchmarks]' for matplotlib", file=sys.stderr)
-        pictures = []
-    figure = pictures[-1].name if pictures else None
-    (results / "results.md").write_text(results_page(findings, figure), encoding="utf-8")
-    for met, text in verdicts(findings):
-        print(f"{'met' if met else 'MISSED'}: {text}")
-    print(f"wrote {results / 'results.md'}")
-    if publish_to is not None:
-        shutil.copy(results / "results.md", publish_to / "RESULTS.md")
-        for picture in pictures:
-            shutil.copy(picture, publish_to / picture.name)
-        print(f"published {publish_to / 'RESULTS.md'}")
+    page.write_text(results_page(machines), encoding="utf-8")
+    for machine in machines:
+        print(machine.title)
+        for met, text in verdicts(machine.findings):
+            print(f"{'met' if met else 'MISSED'}: {text}")
+    print(f"wrote {page}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -175,10 +196,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     parser.add_argument("--report-only", action="store_true", help="measure nothing")
-    parser.add_argument("--publish", action="store_true", help="write benchmarks/RESULTS.md")
-    parser.add_argument("--results", type=pathlib.Path, default=_HERE / "results", metavar="FOLDER")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="begin no cell that would take longer; 0: all"
+    )
+    parser.add_argument(
+        "--results",
+        type=pathlib.Path,
+        default=_HERE / "results",
+        metavar="FOLDER",
+        help="where models and compiled code are kept",
+    )
+    parser.add_argument(
+        "--measured",
+        type=pathlib.Path,
+        default=_HERE / "measured",
+        metavar="FOLDER",
+        help="where figures are kept, a folder per machine",
+    )
+    parser.add_argument(
+        "--page", type=pathlib.Path, default=_HERE / "RESULTS.md", help="what is made of them"
+    )
     options = parser.parse_args(arguments)
-    options.results = options.results.resolve()
+    options.results, options.measured = options.results.resolve(), options.measured.resolve()
     options.results.mkdir(parents=True, exist_ok=True)
     options.peers = installed({*options.peers, REFERENCE, DECHAFF})
     return options

@@ -1,19 +1,17 @@
-"""A cell of the grid, the file that holds its figures, and how long it may take."""
+"""A cell of the grid, and how long it may take."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from benchmarks.inputs import Lengths
 
-_OVERHEAD_SECONDS = 35
-_FLOPS_PER_SECOND_AND_THREAD = 1.1e11
-_WARM_UP_RUNS = 11
+START_SECONDS = 60.0
+"""Loading, and compiling of those that compile, once for all cells of a process."""
+_CELL_SECONDS = 4
+_FLOPS_PER_SECOND_AND_THREAD = 0.8e11
+_WARM_UP_RUNS = 9
 """Dense runs that trying all contestants once comes to."""
 _ROUND_RUNS = 5
 """Dense runs of a round of those that are left."""
@@ -69,7 +67,7 @@ def grid_cells(
 def estimated_seconds(
     cell: Cell, parameters: int, rounds: int, seconds: float, threads: int
 ) -> float:
-    """How long a cell may take.
+    """How long a cell may take in a process that has started.
 
     Args:
         cell: the cell.
@@ -82,30 +80,4 @@ def estimated_seconds(
     flops = 2.0 * parameters * cell.batch * min(length, cell.sequence)
     run = flops / (_FLOPS_PER_SECOND_AND_THREAD * threads)
     timed = min(rounds * _ROUND_RUNS * run, max(seconds, 2 * _ROUND_RUNS * run))
-    return _OVERHEAD_SECONDS + _WARM_UP_RUNS * run + timed
-
-
-def write_cell(folder: pathlib.Path, cell: Cell, figures: dict[str, Any]) -> None:
-    """Store a cell's figures, as a whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".{cell.name}"
-    staged.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    os.replace(staged, folder / f"{cell.name}.json")
-
-
-def read_cell(folder: pathlib.Path, cell: Cell) -> dict[str, Any] | None:
-    """A cell's figures; None if it has not been measured."""
-    try:
-        figures: dict[str, Any] = json.loads((folder / f"{cell.name}.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    return figures
-
-
-def read_cells(folder: pathlib.Path) -> dict[Cell, dict[str, Any]]:
-    """All cells that were measured, in the order of models, lengths, batches, sequences."""
-    found = {}
-    for path in folder.glob("*.json"):
-        figures = json.loads(path.read_text("utf-8"))
-        found[Cell(**figures["cell"])] = figures
-    return dict(sorted(found.items()))
+    return _CELL_SECONDS + _WARM_UP_RUNS * run + timed

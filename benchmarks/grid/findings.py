@@ -60,6 +60,16 @@ def find(cell: Cell, figures: dict[str, Any]) -> Finding:
     )
 
 
+def finding_line(finding: Finding) -> str:
+    """A cell on one line."""
+    limit = "" if finding.limit_share is None else f", {finding.limit_share:.2f} of the limit"
+    return (
+        f"{finding.cell}: {finding.milliseconds:.1f} ms, {finding.speedup:.2f}x of "
+        f"{finding.best}{limit}, error {finding.error:.0e}, {finding.figures['rounds']} rounds, "
+        f"{finding.figures['seconds']:.0f} s"
+    )
+
+
 def geometric_mean(values: Iterable[float]) -> float:
     """The geometric mean; not a number if there are none."""
     logarithms = [math.log(value) for value in values]

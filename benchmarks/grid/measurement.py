@@ -1,6 +1,7 @@
-"""One cell: every contestant is tried, then those in the running are timed in turns.
+"""Cells in one process: every contestant is tried, then those in the running are timed in turns.
 
-``python -m benchmarks.grid.measurement TASK RESULT`` measures in a process of its own.
+``python -m benchmarks.grid.measurement TASK RESULT`` measures in a process of its own. Contestants
+are built once and serve all its cells, as they would serve requests of all sizes.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from typing import Any
 from benchmarks.accuracy import max_error, padding_is_zero
 from benchmarks.child_process import child_result, child_task
 from benchmarks.exports import Exports, quiet
-from benchmarks.inputs import Array, make_inputs, valid_share
+from benchmarks.inputs import Array, Inputs, make_inputs, valid_share
+from benchmarks.machine import versions
 from benchmarks.measure import median_ratio, peak_resident_bytes, time_interleaved
 from benchmarks.models import ModelUnderTest
 from benchmarks.peers import DECHAFF, PEERS, REFERENCE, Runner, Task
 
 from .cells import Cell
+from .findings import find, finding_line
+from .store import write_cell
 
 HOPELESS = 1.5
 """A dense peer this many times slower than the best of them, when tried, gets no further rounds."""
+HOPELESS_IN_LONG_CELLS = 1.12
+"""The same where two rounds of all that are left would take longer than a cell may."""
 _FEWEST_ROUNDS = 2
 _TRIAL_RUNS = 4
 _SHORT_RUN_SECONDS = 1.0
@@ -57,11 +63,10 @@ def measure_cell(
     started = time.perf_counter()
     mask = task.inputs["attention_mask"]
     trials, failures, zero = _try_all(task, names, mask)
-    task.sessions.clear()  # what nobody runs any more gives its memory back
-    running = _in_the_running(trials)
-    for name in trials.keys() - set(running):
-        trials[name].runner = dataclasses.replace(trials[name].runner, run=lambda: None)
-    round_seconds = sum(trials[name].seconds for name in running)
+    running = _in_the_running(trials, HOPELESS)
+    if _FEWEST_ROUNDS * _round_seconds(trials, running) > seconds:
+        running = _in_the_running(trials, HOPELESS_IN_LONG_CELLS)
+    round_seconds = _round_seconds(trials, running)
     rounds = max(_FEWEST_ROUNDS, min(rounds, math.floor(seconds / max(round_seconds, 1e-6))))
     timings = time_interleaved(
         {name: trials[name].runner.run for name in running},
@@ -79,6 +84,7 @@ def measure_cell(
         "padding_is_zero": zero,
         "peak_resident_bytes": peak_resident_bytes(),
         "seconds": time.perf_counter() - started,
+        "versions": versions(),
     }
 
 
@@ -95,22 +101,26 @@ def _try_all(
         try:
             with quiet():
                 runner = PEERS[name].build(task)
+                built = time.perf_counter()
                 outputs = [array.copy() for array in runner.arrays(runner.run())]
         except Exception as error:
             if name in (REFERENCE, DECHAFF):
                 raise
             failures[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
             continue
-        ready = time.perf_counter() - started
+        ready = time.perf_counter()
         reference = outputs if name == REFERENCE else reference
         zero = padding_is_zero(outputs, mask) if name == DECHAFF else zero
         distance = max_error(outputs, reference, mask)
-        trials[name] = _Trial(runner, _trial_seconds(runner.run), distance, ready)
+        trial_seconds = _trial_seconds(runner.run, ready - built)
+        trials[name] = _Trial(runner, trial_seconds, distance, ready - started)
     return trials, failures, zero
 
 
-def _trial_seconds(run: Callable[[], Any]) -> float:
-    """The best of a few runs, or one if it is long."""
+def _trial_seconds(run: Callable[[], Any], first: float) -> float:
+    """The best of a few runs, or one if it is long; the first, if it was longer still."""
+    if first > 3 * _SHORT_RUN_SECONDS:
+        return first
     best = math.inf
     for _ in range(_TRIAL_RUNS):
         started = time.perf_counter()
@@ -121,10 +131,14 @@ def _trial_seconds(run: Callable[[], Any]) -> float:
     return best
 
 
-def _in_the_running(trials: dict[str, _Trial]) -> list[str]:
+def _in_the_running(trials: dict[str, _Trial], hopeless: float) -> list[str]:
     dense = {name: trial.seconds for name, trial in trials.items() if PEERS[name].is_dense_peer}
     best = min(dense.values())
-    return [name for name in trials if dense.get(name, 0) <= HOPELESS * best]
+    return [name for name in trials if dense.get(name, 0) <= hopeless * best]
+
+
+def _round_seconds(trials: dict[str, _Trial], running: Sequence[str]) -> float:
+    return sum(trials[name].seconds for name in running)
 
 
 def _row(
@@ -155,18 +169,48 @@ def task_of(given: dict[str, Any], cell: Cell) -> Task:
         exports=Exports(model, pathlib.Path(given["folder"])),
         door="torch",
         threads=given["threads"],
-        inputs=make_inputs(cell.batch, cell.sequence, cell.lengths, given["vocabulary"]),
+        inputs=_inputs(given, cell),
         saved={passes: pathlib.Path(path) for passes, path in given["saved"].items()},
     )
 
 
+def _inputs(given: dict[str, Any], cell: Cell) -> Inputs:
+    return make_inputs(cell.batch, cell.sequence, cell.lengths, given["vocabulary"])
+
+
+def measure_cells(given: dict[str, Any]) -> int:
+    """Measure the cells of one model, and write each when it is done.
+
+    Args:
+        given: ``cells`` and what each is ``expected`` to take, in seconds; ``until``, seconds since
+            the epoch, after which none is begun that would not be done; ``measured``, where they
+            are written; ``key``, which goes with them; ``keep_sessions`` from cell to cell, which
+            takes more memory; contestants and files.
+
+    Returns:
+        How many were measured.
+    """
+    task: Task | None = None
+    done = 0
+    for fields, expected in zip(given["cells"], given["expected"], strict=True):
+        if time.time() + expected > given["until"]:
+            continue
+        cell = Cell(**fields)
+        if task is None or not given["keep_sessions"]:
+            task = task_of(given, cell)
+        else:
+            task = dataclasses.replace(task, inputs=_inputs(given, cell))
+        figures = measure_cell(cell, task, given["peers"], given["rounds"], given["seconds"])
+        write_cell(pathlib.Path(given["measured"]), cell, figures | {"key": given["key"]})
+        done += 1
+        print(finding_line(find(cell, figures)), flush=True)
+    return done
+
+
 def main() -> None:
-    """In the child: measure one cell."""
+    """In the child: measure the cells of one model."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    given = child_task()
-    cell = Cell(**given["cell"])
-    task = task_of(given, cell)
-    child_result(measure_cell(cell, task, given["peers"], given["rounds"], given["seconds"]))
+    child_result(measure_cells(child_task()))
 
 
 if __name__ == "__main__":

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
-from benchmarks.machine import describe_machine, versions
-from benchmarks.prepared import code_digest
+from benchmarks.peers import DECHAFF
 
 from .findings import Finding, means, verdicts
-from .measurement import HOPELESS
+from .measurement import HOPELESS, HOPELESS_IN_LONG_CELLS
 
 _INTRODUCTION = f"""# Results
 
-Written by `python -m benchmarks.grid --publish`. Every cell of the grid is a process of its own, in
-which all contestants take turns on the same inputs, with the same number of threads. Ratios are
-medians of the ratios within a round. *speedup* is the latency of the fastest dense peer over
-dechaff's, and *of the limit* that of computing each sequence alone at its own length, without any
-padding, over dechaff's. Errors are the largest differences to torch on valid positions, float32.
-A dense peer more than {HOPELESS} times slower than the best of them when tried gets no rounds: its
-figure, in brackets, is that of its trial.
+Written by `python -m benchmarks.grid` from what lies in `benchmarks/measured`. In every cell of the
+grid all contestants take turns on the same inputs, in one process and with the same number of
+threads. Ratios are medians of the ratios within a round; the tables tell how many rounds. *speedup*
+is the latency of the fastest dense peer over dechaff's, and *of the limit* that of computing each
+sequence alone at its own length, without any padding, over dechaff's. Errors are the largest
+differences to torch on valid positions, float32. A dense peer more than {HOPELESS} times slower
+than the best of them when tried gets no rounds ({HOPELESS_IN_LONG_CELLS} times where a round takes
+long): its figure, in brackets, is that of its trial.
 """
 _LENGTHS = {
     "uniform": "lengths spread evenly over [0.2 S, S]",
@@ -28,39 +29,71 @@ _LENGTHS = {
 }
 
 
-def results_page(findings: Sequence[Finding], figure: str | None) -> str:
-    """All of it: the machine, the bar, means, and a table per model and kind of lengths.
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """All that was measured on one machine.
 
-    Args:
+    Attributes:
+        description: what it is, by name of the fact.
         findings: one per cell.
         figure: the plot's file name; None if there is none.
     """
-    parts = [_INTRODUCTION, _machine(findings)]
-    if figure is not None:
-        parts.append(f"![speedup by sequence length]({figure})\n")
-    parts += ["## The bar\n", *(_verdict_line(*item) for item in verdicts(findings)), ""]
-    parts += ["## Means\n", _means_table(findings)]
+
+    description: dict[str, str]
+    findings: Sequence[Finding]
+    figure: str | None
+
+    @property
+    def title(self) -> str:
+        """The processor, with the newest of its instruction sets, since names repeat."""
+        newest = self.description.get("instruction sets", "").split()[-1:]
+        return " with ".join([self.description.get("processor", "a machine"), *newest])
+
+
+def results_page(machines: Sequence[Machine]) -> str:
+    """All of it: for each machine the bar, means, and a table per model and kind of lengths."""
+    return "\n".join([_INTRODUCTION, *(part for m in machines for part in _machine_parts(m))])
+
+
+def _machine_parts(machine: Machine) -> list[str]:
+    findings = machine.findings
+    parts = [f"## {machine.title}\n", _machine(machine)]
+    if machine.figure is not None:
+        parts.append(f"![speedup by sequence length]({machine.figure})\n")
+    parts += ["### The bar\n", *(_verdict_line(*item) for item in verdicts(findings)), ""]
+    parts += ["### Means\n", _means_table(findings)]
     groups: dict[tuple[str, int, str], list[Finding]] = {}
     for item in findings:
         groups.setdefault((item.cell.model, item.cell.layers, item.cell.lengths), []).append(item)
     for (model, layers, lengths), group in groups.items():
         thin = f" of {layers} layers" if layers else ""
-        parts += [f"## {model}{thin}, {lengths}\n", f"{_LENGTHS[lengths]}.\n", _cells_table(group)]
-    return "\n".join(parts)
+        runtimes = _listed({_runtime(item) for item in group})
+        parts += [f"### {model}{thin}, {lengths}\n", f"{_LENGTHS[lengths]}; dechaff {runtimes}.\n"]
+        parts.append(_cells_table(group))
+    return parts
 
 
-def _machine(findings: Sequence[Finding]) -> str:
-    lines = [f"- {name}: {value}" for name, value in describe_machine().items()]
-    lines.append("- versions: " + ", ".join(f"{name} {v}" for name, v in versions().items()))
-    lines.append("- threads: " + _listed({item.figures["threads"] for item in findings}))
-    older = sum(item.figures["code"] != code_digest() for item in findings)
-    if older:
-        lines.append(f"- {older} of {len(findings)} cells are of an earlier state of dechaff")
+def _machine(machine: Machine) -> str:
+    lines = [f"- {name}: {value}" for name, value in machine.description.items()]
+    lines.append("- threads: " + _listed({str(f.figures["threads"]) for f in machine.findings}))
+    for text in dict.fromkeys(_versions(item) for item in machine.findings):
+        count = sum(_versions(item) == text for item in machine.findings)
+        lines.append(f"- versions of {count} cells: {text}")
     return "\n".join([*lines, ""])
 
 
-def _listed(values: set[int]) -> str:
-    return ", ".join(map(str, sorted(values)))
+def _runtime(item: Finding) -> str:
+    """What runs dechaff's model, as its contestant tells."""
+    (row,) = [row for row in item.figures["rows"] if row["name"] == DECHAFF]
+    return str(row["detail"]).partition(";")[0]
+
+
+def _versions(item: Finding) -> str:
+    return ", ".join(f"{name} {version}" for name, version in item.figures["versions"].items())
+
+
+def _listed(values: set[str]) -> str:
+    return ", ".join(sorted(values))
 
 
 def _verdict_line(met: bool, text: str) -> str:

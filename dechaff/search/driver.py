@@ -91,8 +91,7 @@ def drive(
         for step in chosen:
             apply_pass(made, step)
         example = data.searched[0].inputs
-        lowered, _ = lower_for_target(made, module, settings, example, session)
-        return lowered
+        return lower_for_target(made, module, settings, example, session).module
 
     report(0, 1, "measuring what was found")
     points = measure_points(found.points, build, data.held_out, metric, session)

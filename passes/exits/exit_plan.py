@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from dechaff.ir import Module, UsageError
 from dechaff.passes.matching import ancestors
-from dechaff.passes.padding.padding_mask import masked_attentions, padding_mask
+from dechaff.passes.padding.padding_mask import find_padding_mask, masked_attentions
 from dechaff.passes.rewriter import GraphBuilder
 
 from .exit_options import EarlyExitOptions
@@ -121,12 +121,13 @@ def token_layout(stack: Stack, builder: GraphBuilder) -> tuple[ir.Value, ir.Valu
         if layout is None or layout.inputs[0] is None:
             raise ValueError("packed attention without a TokenLayout")
         return layout.inputs[0], layout.outputs[0]
-    mask = padding_mask(masked_attentions(stack.attentions))
-    if mask is None:
+    found = find_padding_mask(masked_attentions(stack.attentions))
+    if found is None:
         return builder.constant(np.ones((1, 1), np.bool_), "every_token"), None
-    if mask.dtype is ir.DataType.BOOL:
-        return mask, None
-    return builder.op("Cast", [mask], {"to": int(ir.DataType.BOOL)}), None
+    mask = found.value
+    if mask.dtype is not ir.DataType.BOOL:
+        mask = builder.op("Cast", [mask], {"to": int(ir.DataType.BOOL)})
+    return builder.op("Not", [mask]) if found.zero_is_valid else mask, None
 
 
 def _threshold_input(

@@ -128,10 +128,15 @@ class FeatureReduction(TokenRule):
 
 
 class Lookup(TokenRule):
-    """``Gather`` of table rows by token ids ``[B, S]``: an embedding."""
+    """``Gather`` of table rows by token ids ``[B, S]``: an embedding. Of tokens, of features."""
+
+    def __init__(self, of_tokens: TokenRule) -> None:
+        self._of_tokens = of_tokens
 
     def layout(self, node: ir.Node, layouts: Layouts, mask: ir.Value) -> Layout:
         """Ids come in as the indices; the table holds no tokens."""
+        if node.inputs[0] in layouts:
+            return self._of_tokens.layout(node, layouts, mask)
         layout = token_operand(node, layouts, position=1)
         if integer_attribute(node, "axis", 0) != 0:
             raise NotTokenWise("looks up along another axis than the table's first")
@@ -142,5 +147,7 @@ class Lookup(TokenRule):
 
     def emit(self, node: ir.Node, operands: Operands) -> list[ir.Value]:
         """The same lookup of the packed ids."""
+        if node.inputs[0] in operands.layouts:
+            return self._of_tokens.emit(node, operands)
         ids = operands.packed(known(node.inputs[1]))
         return repeat(node, [node.inputs[0], ids], operands.builder)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.ir import static_dim
-from dechaff.passes.matching import axes_from, rank
+from dechaff.ir import constant_value, static_dim
+from dechaff.passes.matching import axes_from, integer_attribute, rank
 
 from .layouts import Layout, NotTokenWise, same_size
-from .token_rule import Layouts, Operands, TokenRule, known, token_operand
+from .token_rule import Layouts, Operands, TokenRule, known, repeat, token_operand
 
 
 class FeatureUnsqueeze(TokenRule):
@@ -81,6 +81,30 @@ class FeatureExpand(TokenRule):
         sizes = [static_dim(shape[axis]) for axis in wide.feature_axes] if shape else []
         target = build.constant(np.array([1, *sizes], np.int64), "packed_shape")
         return [build.op("Expand", [tokens, target])]
+
+
+class FeaturePick(TokenRule):
+    """``Gather`` of constant places on a feature axis: one of the parts of a joint projection."""
+
+    def layout(self, node: ir.Node, layouts: Layouts, mask: ir.Value) -> Layout:
+        """The picked axis gives way to those of the indices."""
+        layout = token_operand(node, layouts)
+        if constant_value(node.inputs[1]) is None:
+            raise NotTokenWise("which features it picks is not known before run time")
+        axis = integer_attribute(node, "axis", 0) % layout.rank
+        layout.packed_axis(axis)
+        more = (rank(node.inputs[1]) or 0) - 1
+        batch, sequence = (
+            token + more * (axis < token) for token in (layout.batch_axis, layout.sequence_axis)
+        )
+        return Layout(layout.rank + more, batch, sequence)
+
+    def emit(self, node: ir.Node, operands: Operands) -> list[ir.Value]:
+        """The same places on the packed axis."""
+        layout = token_operand(node, operands.layouts)
+        axis = layout.packed_axis(integer_attribute(node, "axis", 0))
+        tokens = operands.packed(known(node.inputs[0]))
+        return repeat(node, [tokens, node.inputs[1]], operands.builder, axis=axis)
 
 
 def _axes(node: ir.Node, of_rank: int | None) -> tuple[int, ...]:

@@ -27,8 +27,10 @@ class TokenFlow:
     """What the analysis found.
 
     Attributes:
-        mask: the padding mask, ``[B, S]``, zero where padding.
+        mask: the padding mask, ``[B, S]``.
+        zero_is_valid: whether it is zero where tokens are, and not where padding is.
         layouts: token axes of every value that carries tokens.
+        pairs: values that stay padded, with the axes that index positions; see ``pair_rules``.
         packable: nodes that may run on packed tokens, in order.
         varlen: those of them that are attention, with what their queries see.
         selections: nodes that pick constant positions of the sequence, with those positions.
@@ -38,7 +40,9 @@ class TokenFlow:
     """
 
     mask: ir.Value
+    zero_is_valid: bool = False
     layouts: dict[ir.Value, Layout] = dataclasses.field(default_factory=dict)
+    pairs: dict[ir.Value, frozenset[int]] = dataclasses.field(default_factory=dict)
     packable: list[ir.Node] = dataclasses.field(default_factory=list)
     varlen: dict[ir.Node, Visibility] = dataclasses.field(default_factory=dict)
     selections: dict[ir.Node, list[int]] = dataclasses.field(default_factory=dict)

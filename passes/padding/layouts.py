@@ -52,7 +52,9 @@ class Layout:
         """The axis of the packed value for a feature axis (which may count from the end)."""
         axis = axis + self.rank if axis < 0 else axis
         if axis in self.token_axes:
-            raise NotTokenWise(f"works along axis {axis}, which indexes tokens")
+            raise NotTokenWise(
+                f"works along axis {axis}, which indexes tokens: padding would be mixed in"
+            )
         return 1 + self.feature_axes.index(axis)
 
     def moved_to_front(self) -> list[int]:

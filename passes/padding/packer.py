@@ -6,12 +6,14 @@ import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import DOMAIN, static_dim
+from dechaff.ir.packing_ops import PACKED_TOKENS
 from dechaff.passes.matching import float_attribute, integer_attribute, rank
 from dechaff.passes.rewriter import Rewriter
 
 from .flow import TokenFlow
 from .layouts import Layout
 from .mask_facts import Visibility
+from .packed_sizes import head_sizes, last_size, unused_size
 from .token_rule import Operands
 from .token_rules import TOKEN_RULES
 
@@ -51,6 +53,8 @@ class Packer(Operands):
 
     def _write_token_layout(self) -> None:
         self._keep = self._nonzero(self.mask)
+        if self._flow.zero_is_valid:
+            self._keep = self.builder.op("Not", [self._keep], name="keep_mask")
         self._valid = self._keep
         valid_layout = self._layout_node(self._valid)
         self._valid_index, self._starts, self._position = valid_layout
@@ -81,7 +85,9 @@ class Packer(Operands):
         return build.op("Reshape", [build.op("NonZero", [chosen]), minus_one])
 
     def _layout_node(self, keep: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-        first = self.builder.op("TokenLayout", [keep], domain=DOMAIN, num_outputs=3)
+        name = unused_size(self._rewriter.module)
+        attributes = {} if name == PACKED_TOKENS.name else {"tokens": name}
+        first = self.builder.op("TokenLayout", [keep], attributes, domain=DOMAIN, num_outputs=3)
         node = first.producer()
         outputs = node.outputs if node is not None else ()
         return outputs[0], outputs[1], outputs[2]
@@ -155,7 +161,7 @@ class Packer(Operands):
     # Attention.
 
     def _emit_attention(self, node: ir.Node) -> ir.Value:
-        heads, kv_heads, head_size = _head_sizes(node)
+        heads, kv_heads, head_size = head_sizes(node)
         rows = [self._joined_heads(value) for value in node.inputs[:3] if value is not None]
         scale = float_attribute(node, "scale")
         attributes = {
@@ -173,7 +179,7 @@ class Packer(Operands):
         context = self.builder.op(op_type, operands, attributes, domain=DOMAIN)
         if rank(node.inputs[0]) == 3:
             return context
-        size = _last_size(node.outputs[0])
+        size = last_size(node.outputs[0])
         return self.builder.op("Reshape", [context, self._integers([0, heads, size], "split")])
 
     def _joined_heads(self, value: ir.Value) -> ir.Value:
@@ -182,7 +188,7 @@ class Packer(Operands):
         if rank(value) == 3:
             return tokens
         heads = static_dim(value.shape[1]) if value.shape is not None else None
-        size = _last_size(value)
+        size = last_size(value)
         width = heads * size if heads and size > 0 else -1
         return self.builder.op("Reshape", [tokens, self._integers([0, width], "join")])
 
@@ -277,20 +283,3 @@ class Packer(Operands):
 
     def _axes(self, axes: list[int]) -> ir.Value:
         return self._integers(axes, "axes")
-
-
-def _last_size(value: ir.Value) -> int:
-    """The size of the last axis; -1, to be worked out at run time, where it is not known."""
-    size = static_dim(value.shape[-1]) if value.shape is not None else None
-    return size or -1
-
-
-def _head_sizes(node: ir.Node) -> tuple[int, int, int]:
-    """Query heads, key/value heads and head size of an ``Attention``."""
-    query, key = node.inputs[0], node.inputs[1]
-    sizes = [static_dim(dim) or 0 for dim in query.shape] if query and query.shape else []
-    if len(sizes) == 4:
-        kv_heads = static_dim(key.shape[1]) if key is not None and key.shape else None
-        return sizes[1], kv_heads or sizes[1], sizes[3]
-    heads = integer_attribute(node, "q_num_heads", 1)
-    return heads, integer_attribute(node, "kv_num_heads", heads), sizes[-1] // heads

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from dechaff.passes.matching import rank
+from dechaff.passes.matching import is_op, rank
 
 from .layouts import same_size
 from .mask_facts import MaskFacts
 
+KEEPS_POSITIONS = ("Cast", "Identity", "Slice", "Unsqueeze", "Squeeze", "Reshape")
 _MASK_TYPES = (
     ir.DataType.BOOL,
     ir.DataType.INT64,
@@ -25,14 +28,39 @@ def masked_attentions(attentions: Sequence[ir.Node]) -> list[ir.Node]:
     return [n for n in attentions if len(n.inputs) > 3 and n.inputs[3] is not None]
 
 
-def padding_mask(masked: Sequence[ir.Node]) -> ir.Value | None:
-    """The ``[B, S]`` value whose zeros the attention masks are shown to hide."""
-    best, most = None, 0
+@dataclasses.dataclass(frozen=True)
+class PaddingMask:
+    """A mask that tells tokens from padding.
+
+    Attributes:
+        value: ``[B, S]``, of zeros and ones.
+        zero_is_valid: whether its ones are padding, and not its zeros.
+    """
+
+    value: ir.Value
+    zero_is_valid: bool
+
+    def is_hidden_by(self, attention: ir.Node) -> bool:
+        """Whether the attention's own mask is shown to hide what this one calls padding."""
+        mask = attention.inputs[3] if len(attention.inputs) > 3 else None
+        return mask is not None and self._facts.hides_padded_keys(mask)
+
+    @functools.cached_property
+    def _facts(self) -> MaskFacts:
+        return MaskFacts(self.value, self.zero_is_valid)
+
+
+def find_padding_mask(masked: Sequence[ir.Node]) -> PaddingMask | None:
+    """The mask that most of these attentions are shown to hide the padding of.
+
+    Of equals it is the last one, which is nearest to the inputs.
+    """
+    best, most = None, 1
     for candidate in _candidates(masked):
-        facts = MaskFacts(candidate)
-        hidden = sum(1 for n in masked if n.inputs[3] and facts.hides_padded_keys(n.inputs[3]))
-        if hidden and hidden >= most:  # of equals the last one, which is nearest to the inputs
-            best, most = candidate, hidden
+        for mask in (PaddingMask(candidate, False), PaddingMask(candidate, True)):
+            hidden = sum(mask.is_hidden_by(node) for node in masked)
+            if hidden >= most:
+                best, most = mask, hidden
     return best
 
 
@@ -46,10 +74,21 @@ def _candidates(attentions: Sequence[ir.Node]) -> Iterator[ir.Value]:
             if value is None or value in seen:
                 continue
             seen.add(value)
-            if value.dtype in _MASK_TYPES and _fits(value, attention):
+            fits = value.dtype in _MASK_TYPES and _fits(value, attention)
+            if fits and not _indexes_a_table(value):
                 yield value
             node = value.producer()
             pending += list(node.inputs) if node is not None else []
+
+
+def _indexes_a_table(value: ir.Value) -> bool:
+    """Whether the entries are ids: they are not zeros and ones, as a mask's are."""
+    for user, position in value.uses():
+        if is_op(user, "Gather") and position == 1:
+            return True
+        if is_op(user, *KEEPS_POSITIONS) and _indexes_a_table(user.outputs[0]):
+            return True
+    return False
 
 
 def _fits(mask: ir.Value, attention: ir.Node) -> bool:

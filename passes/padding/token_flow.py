@@ -24,31 +24,37 @@ from .flow import Escape, TokenFlow
 from .intervals import ONE, ZERO
 from .layouts import Layout, NotTokenWise, leading_layout, same_size
 from .mask_facts import MaskFacts, Visibility
+from .pair_rules import position_axes
 from .selections import selected_positions
 from .token_rules import TOKEN_RULES
 
 _STARTS = ("MatMul", "LayerNormalization", "RMSNormalization")
 
 
-def analyze(module: Module, mask: ir.Value) -> TokenFlow:
+def analyze(module: Module, mask: ir.Value, zero_is_valid: bool = False) -> TokenFlow:
     """Follow taint through the whole graph.
+
+    Args:
+        module: the module.
+        mask: the padding mask, ``[B, S]``.
+        zero_is_valid: whether its ones are padding, and not its zeros.
 
     Raises:
         Escape: padding can reach a valid output, or cannot be shown not to.
     """
-    return _Walk(module, mask).run()
+    return _Walk(module, TokenFlow(mask, zero_is_valid)).run()
 
 
 class _Walk:
-    def __init__(self, module: Module, mask: ir.Value) -> None:
+    def __init__(self, module: Module, flow: TokenFlow) -> None:
         self._module = module
-        self._facts = MaskFacts(mask)
-        self._flow = TokenFlow(mask)
+        self._facts = MaskFacts(flow.mask, flow.zero_is_valid)
+        self._flow = flow
         self._tainted: set[ir.Value] = set()
         # Zero at padding in the original as well: what reads them unpacked reads the same numbers.
         self._exact: set[ir.Value] = set()
         self._no_picking: Escape | None = None
-        self._mask_ancestors = ancestors(mask)
+        self._mask_ancestors = ancestors(flow.mask)
 
     def run(self) -> TokenFlow:
         for node in self._module.graph:
@@ -86,7 +92,8 @@ class _Walk:
 
     def _follow(self, node: ir.Node) -> None:
         if node.domain == "" and node.op_type == "Shape":
-            self._read_shape(node)
+            if node.inputs[0] not in self._flow.pairs:
+                self._read_shape(node)
             return
         if node.domain == "" and node.op_type == "Attention":
             self._attention(node)
@@ -97,16 +104,27 @@ class _Walk:
             return
         rule = TOKEN_RULES.get(node.op_type) if node.domain == "" else None
         try:
+            if any(value in self._flow.pairs for value in node.inputs):
+                raise NotTokenWise("it is not known to keep pairs of positions apart")
             if rule is None:
-                raise NotTokenWise("reads positions of the sequence in a way that is not known")
+                raise NotTokenWise("it is not known to work on each token alone")
             layout = rule.layout(node, self._flow.layouts, self._flow.mask)
         except NotTokenWise as reason:
-            if self._reads_only_exact(node):
+            if self._reads_only_exact(node) or self._scores_pairs(node):
                 return
             raise Escape(node, str(reason)) from reason
         self._accept(node, layout)
         if self._clears_padding(node, layout):
             self._exact.update(node.outputs)
+
+    def _scores_pairs(self, node: ir.Node) -> bool:
+        """Whether the node may stay padded, as it keeps apart what comes from which position."""
+        axes = position_axes(node, self._flow.layouts, self._flow.pairs)
+        if axes is None:
+            return False
+        self._flow.pairs[node.outputs[0]] = axes
+        self._tainted.add(node.outputs[0])
+        return True
 
     def _read_shape(self, node: ir.Node) -> None:
         if node in self._mask_ancestors:
@@ -149,15 +167,17 @@ class _Walk:
         mask = node.inputs[3] if len(node.inputs) > 3 else None
         if len(node.inputs) > 4 or sum(bool(out.uses()) for out in node.outputs) > 1:
             raise Escape(node, "attention with a cache or with its scores as output")
-        keys_tainted = key in self._tainted or value in self._tainted
+        pairs = self._flow.pairs
+        keys_tainted = key in self._tainted or value in self._tainted or mask in pairs
         if keys_tainted and (mask is None or not self._facts.hides_padded_keys(mask)):
             raise Escape(node, "the attention mask is not shown to hide padded keys")
-        if mask in self._tainted:
+        if mask in self._tainted and not pairs.get(mask, frozenset([0])) <= {2, 3}:
             raise Escape(node, "the attention mask depends on hidden states")
-        if query not in self._tainted:
+        if query not in self._tainted and mask not in self._tainted:
             return  # clean queries over keys that are all valid: nothing tainted comes out
         expected = Layout(4, 0, 2) if rank(query) == 4 else Layout(3, 0, 1)
-        if any(self._flow.layouts.get(v, expected) != expected for v in node.inputs[:3] if v):
+        given = [value for value in (query, key, value) if value is not None]
+        if any(v in pairs or self._flow.layouts.get(v, expected) != expected for v in given):
             raise Escape(node, "batch and sequence of its operands lie on unexpected axes")
         if mask is not None and (reason := self._facts.changes_padded_queries(node, mask)):
             self._no_picking = Escape(node, f"a position is picked from the sequence, and {reason}")
@@ -181,8 +201,8 @@ class _Walk:
             if output not in self._tainted or output in self._exact:
                 self._check_row_output(output)
                 continue
-            layout = self._flow.layouts[output]
-            if not layout.leads or layout.merged:
+            layout = self._flow.layouts.get(output)
+            if layout is None or not layout.leads or layout.merged:
                 raise Escape(producer, f"graph output {output.name!r} is not [batch, sequence, ..]")
             self._flow.outputs.append(output)
 

@@ -55,9 +55,9 @@ def token_operand(node: ir.Node, layouts: Layouts, position: int = 0) -> Layout:
     """The layout of an operand that must carry the tokens."""
     value = node.inputs[position]
     if value is None or value not in layouts:
-        raise NotTokenWise(f"operand {position} carries no tokens")
+        raise NotTokenWise(f"it reads hidden states, but not as its operand {position}")
     if any(v in layouts for i, v in enumerate(node.inputs) if v is not None and i != position):
-        raise NotTokenWise("tokens come in through an operand that should hold none")
+        raise NotTokenWise("hidden states come in where weights are expected")
     return layouts[value]
 
 

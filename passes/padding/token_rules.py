@@ -11,7 +11,7 @@ from .dense_rules import (
     Normalization,
 )
 from .elementwise_rules import Elementwise
-from .feature_axis_rules import FeatureExpand, FeatureSqueeze, FeatureUnsqueeze
+from .feature_axis_rules import FeatureExpand, FeaturePick, FeatureSqueeze, FeatureUnsqueeze
 from .rotary_rule import Rotary
 from .shape_rules import AxesPermutation, FeatureReshape, FeatureSlice
 from .token_rule import TokenRule
@@ -46,7 +46,7 @@ TOKEN_RULES: dict[str, TokenRule] = {
     "Squeeze": FeatureSqueeze(),
     "Transpose": AxesPermutation(),
     "Slice": FeatureSlice(),
-    "Gather": Lookup(),
+    "Gather": Lookup(of_tokens=FeaturePick()),
     "Unsqueeze": FeatureUnsqueeze(),
 }
 """Standard operators that may work on each token alone, with the rule that decides."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dechaff.backends import TARGETS, Session, lower
+from dechaff.backends import TARGETS, Session, lower, start_session
 from dechaff.ir import DOMAIN, Module, infer_shapes, parse
 from tests.ir.test_dialect_ops import HEADER
 
@@ -77,8 +77,8 @@ def check(rows: list[list[int]], dtype: str, heads: int, target: str, seed: int 
     module = module_from(PACKED, dtype, heads)
     lowered = lower(module, target)
     assert DOMAIN not in {node.domain for node in lowered.nodes()}
-    for each in (module, lowered):
-        found = Session(each).run(packed | layout | mask)["y"]
+    for session in (Session(module), start_session(lowered)):
+        found = session.run(packed | layout | mask)["y"]
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
 
 

@@ -61,6 +61,39 @@ def test_weights_of_a_file_are_found_from_any_folder(size: int, tmp_path: pathli
     np.testing.assert_array_equal(Session(module).run({"x": x})["y"], expected)
 
 
+def test_weights_may_lie_in_several_folders_and_in_memory(tmp_path: pathlib.Path) -> None:
+    module = parse(
+        """<ir_version: 10, opset_import: ["" : 23]>
+        g (float[N,32] x) => (float[N,32] y)
+        { a = MatMul (x, u)
+          b = MatMul (a, v)
+          y = MatMul (b, w) }"""
+    )
+    weights = {name: np.random.default_rng(0).random((32, 32), np.float32) for name in "uvw"}
+    for name, array in weights.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").write_bytes(array.tobytes())
+        inner = ir.ExternalTensor(
+            "data",
+            0,
+            array.nbytes,
+            ir.DataType.FLOAT,
+            shape=ir.Shape(array.shape),
+            name=name,
+            base_dir=tmp_path / name,
+        )
+        value = ir.Value(name=name, const_value=inner if name != "w" else ir.tensor(array))
+        value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.FLOAT
+        for node in module.graph:
+            for index, operand in enumerate(node.inputs):
+                if operand is not None and operand.name == name:
+                    node.replace_input_with(index, value)
+        module.graph.register_initializer(value)
+    x = np.ones((2, 32), np.float32)
+    expected = x @ weights["u"] @ weights["v"] @ weights["w"]
+    np.testing.assert_allclose(Session(module).run({"x": x})["y"], expected, rtol=1e-5)
+
+
 def test_the_module_keeps_its_weights() -> None:
     module = with_weight(4096)
     before = module.graph.initializers["w"].const_value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import conformance
 from benchmarks.conformance import BackendTest, backend_tests, check
+from benchmarks.conformance_runtimes import ONNX_RUNTIME, RUNTIMES
 
 ALWAYS = ("if", "loop", "scan", "sequence", "optional", "string", "affine_grid", "flexattention")
 EVERY = 20
@@ -28,6 +29,6 @@ def test_what_differs_is_told() -> None:
     (test,) = (test for test in backend_tests() if test.name == "node/test_neg")
     feed = {"x": test.data_sets[0][0][0]}
     wanted = [[test.data_sets[0][1][0] + 1]]
-    problem = conformance._after(test.model, "none", "cpu", [feed], wanted)
+    problem = conformance._after(test.model, "none", "cpu", [feed], wanted, RUNTIMES[ONNX_RUNTIME])
     assert problem is not None
     assert "output 0" in problem

@@ -32,7 +32,7 @@ def test_what_is_known_is_not_checked_again(
 ) -> None:
     checked: list[tuple[str, str]] = []
 
-    def pretend(family: object, door: str, folder: pathlib.Path) -> Outcome:
+    def pretend(family: object, door: str, folder: pathlib.Path, speed: bool) -> Outcome:
         name = getattr(family, "name", "")
         checked.append((name, door))
         return Outcome(
@@ -45,8 +45,8 @@ def test_what_is_known_is_not_checked_again(
     assert coverage.main([*files, "--families", "BERT", "--doors", "torch,onnx18"]) == 1
     assert checked == [("BERT", "torch"), ("BERT", "onnx18")]
     page = (tmp_path / "p.md").read_text()
-    assert "| BERT | torch | yes | 2 of 2 | 40 ops (2) | yes |  |" in page
-    assert "| BERT | onnx18 | yes | 2 of 2 | 40 ops (2) | **no** | no |" in page
+    assert "| BERT | torch | yes | 2 of 2 | 40 ops (2) | yes |  |  |" in page
+    assert "| BERT | onnx18 | yes | 2 of 2 | 40 ops (2) | **no** |  | no |" in page
 
 
 def test_family_names_are_unique() -> None:

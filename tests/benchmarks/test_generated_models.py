@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import generated_models
-from benchmarks.generated_blocks import CHOICES, Block, block_of, repaired
+from benchmarks.generated_blocks import CHOICES, Block, block_of
 from benchmarks.generated_models import Finding, check
 
-BLOCKS = st.builds(
-    Block, **{name: st.sampled_from(values) for name, values in CHOICES.items()}
-).map(repaired)
+BLOCKS = st.builds(Block, **{name: st.sampled_from(values) for name, values in CHOICES.items()})
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,10 +7,11 @@ import pytest
 
 from benchmarks.child_process import ChildFailedError, run_child
 from benchmarks.grid import __main__ as grid
-from benchmarks.grid.cells import Cell, estimated_seconds, grid_cells, read_cells, write_cell
+from benchmarks.grid.cells import Cell, estimated_seconds, grid_cells
 from benchmarks.grid.findings import find, geometric_mean, means, verdicts
 from benchmarks.grid.measurement import HOPELESS
-from benchmarks.grid.pages import results_page
+from benchmarks.grid.pages import Machine, results_page
+from benchmarks.grid.store import cell_key, read_cells, write_cell, write_machine
 from benchmarks.peers import DECHAFF, LIMIT, PEERS, REFERENCE
 
 CELL = Cell("tiny", 1, "uniform", 16, 128)
@@ -27,7 +27,7 @@ def row(name: str, ratio: float, rounds: int = 3, error: float = 1e-6) -> dict[s
         "ratio": ratio,
         "max_error": error,
         "ready_seconds": 1.0,
-        "detail": "",
+        "detail": "in ONNX Runtime; and more" if name == DECHAFF else "",
     }
 
 
@@ -46,7 +46,8 @@ def figures(
         "padding_is_zero": True,
         "peak_resident_bytes": 2**30,
         "seconds": 12.0,
-        "code": "01234567",
+        "key": "01234567",
+        "versions": {"onnxruntime": "1.32.0"},
         **others,
     }
 
@@ -98,10 +99,13 @@ def test_the_page_tells_machine_bar_and_what_was_only_tried() -> None:
     measured = figures(CELL, {"torch": 1.7})
     measured["rows"].append(row("openvino", HOPELESS * 2, rounds=0))
     measured["failures"] = {"torch-compile": "no compiler"}
-    page = results_page([find(CELL, measured)], "results.svg")
-    assert "- processor: " in page
+    description = {"processor": "Some CPU", "instruction sets": "avx2 fma"}
+    page = results_page([Machine(description, [find(CELL, measured)], "results.svg")])
+    assert "## Some CPU with fma" in page
+    assert "- processor: Some CPU" in page
+    assert "over [0.2 S, S]; dechaff in ONNX Runtime." in page
     assert "![speedup by sequence length](results.svg)" in page
-    assert "1 of 1 cells are of an earlier state of dechaff" in page
+    assert "- versions of 1 cells: onnxruntime 1.32.0" in page
     assert "| (3.00x) |" in page
     assert "- torch-compile did not run: no compiler" in page
 
@@ -116,36 +120,54 @@ def test_larger_cells_are_expected_to_take_longer() -> None:
 
 def test_cells_are_read_as_they_were_written(tmp_path: pathlib.Path) -> None:
     measured = figures(CELL, {"torch": 2.0})
+    write_machine(tmp_path, {"processor": "Some CPU"})
     write_cell(tmp_path, CELL, measured)
     assert read_cells(tmp_path) == {CELL: measured}
 
 
+def test_a_cell_holds_for_the_graph_that_was_measured(tmp_path: pathlib.Path) -> None:
+    graph = tmp_path / "default.onnx"
+    graph.write_bytes(b"a graph")
+    key = cell_key(graph)
+    assert cell_key(graph) == key
+    graph.write_bytes(b"another graph")
+    assert cell_key(graph) != key
+
+
+def _options(results: pathlib.Path, measured: pathlib.Path) -> list[str]:
+    options = ["--models", "tiny", "--layers", "1", "--batch", "3", "--sequence", "10", "12"]
+    options += ["--rounds", "2", "--peers", REFERENCE, "ort18", LIMIT]
+    options += ["--results", str(results), "--measured", str(measured)]
+    return [*options, "--page", str(measured / "RESULTS.md")]
+
+
 def test_a_grid_is_measured_once_reported_and_taken_up_again(
-    tiny_results: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tiny_results: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--models", "tiny", "--layers", "1", "--batch", "3", "--sequence", "10"]
-    options += [
-        "--rounds",
-        "2",
-        "--peers",
-        REFERENCE,
-        "ort18",
-        LIMIT,
-        "--results",
-        str(tiny_results),
-    ]
+    options = _options(tiny_results, tmp_path)
     assert grid.main(options) == 0
-    (measured,) = json.loads((tiny_results / "results.json").read_text())
-    assert {row["name"] for row in measured["rows"]} == {REFERENCE, "ort18", DECHAFF, LIMIT}
-    assert all(row["max_error"] < 1e-5 for row in measured["rows"])
-    assert measured["padding_is_zero"]
-    assert measured["rounds"] == 2
-    assert "| 3 | 10 |" in (tiny_results / "results.md").read_text()
-    assert (tiny_results / "results.png").stat().st_size > 10_000
-    assert (tiny_results / "results.svg").read_text().startswith("<?xml")
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    cells = read_cells(folder)
+    assert [cell.sequence for cell in cells] == [10, 12]
+    for measured in cells.values():
+        assert {row["name"] for row in measured["rows"]} == {REFERENCE, "ort18", DECHAFF, LIMIT}
+        assert all(row["max_error"] < 1e-5 for row in measured["rows"])
+        assert measured["padding_is_zero"]
+        assert measured["rounds"] == 2
+    assert "| 3 | 10 |" in (tmp_path / "RESULTS.md").read_text()
+    assert (tmp_path / f"results-{folder.name}.png").stat().st_size > 10_000
+    assert (tmp_path / f"results-{folder.name}.svg").read_text().startswith("<?xml")
     capsys.readouterr()
     assert grid.main(options) == 0
-    assert "1 cells, 1 of them measured already" in capsys.readouterr().out
+    assert "2 cells, 2 of them measured already" in capsys.readouterr().out
+
+
+def test_a_grid_without_time_begins_no_cell(
+    tiny_results: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert grid.main([*_options(tiny_results, tmp_path), "--minutes", "0.1"]) == 0
+    assert "2 cells are still to be measured" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interruption_keeps_what_is_measured(
@@ -154,13 +176,14 @@ def test_an_interruption_keeps_what_is_measured(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    write_cell(tmp_path / "cells", CELL, figures(CELL, {"torch": 2.0}))
+    write_machine(tmp_path / "measured" / "some-cpu", {"processor": "Some CPU"})
+    write_cell(tmp_path / "measured" / "some-cpu", CELL, figures(CELL, {"torch": 2.0}))
     monkeypatch.setattr(grid, "prepare", interrupt)
-    assert grid.main(["--models", "tiny", "--results", str(tmp_path)]) == 130
+    assert grid.main(_options(tmp_path / "results", tmp_path / "measured")) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "results.json").read_text())) == 1
+    assert "## Some CPU" in (tmp_path / "measured" / "RESULTS.md").read_text()
 
 
 def test_a_child_that_fails_tells_its_last_line() -> None:
-    with pytest.raises(ChildFailedError, match="exit code 1: KeyError: 'cell'"):
+    with pytest.raises(ChildFailedError, match="exit code 1: KeyError: 'cells'"):
         run_child("benchmarks.grid.measurement", {})

@@ -12,13 +12,13 @@ from click.testing import CliRunner, Result
 from dechaff.command_line import cli
 from tests.passes.rewrite_checks import module_from
 
-SCALED_AFTER_MASK = """
+MASK_TURNED_AROUND = """
     g (float[B,2,S,4] q, float[B,2,4,S] kt, float[B,2,S,4] v, float[B,1,1,S] mask)
         => (float[B,2,S,4] y)
-    <float half = {0.3}>
+    <float half = {0.3}, float minus = {-1}>
     { r = MatMul (q, kt)
       m = Add (r, mask)
-      s = Mul (m, half)
+      s = Mul (m, minus)
       p = Softmax <axis = -1> (s)
       y = MatMul (p, v) }
 """
@@ -27,7 +27,7 @@ SCALED_AFTER_MASK = """
 @pytest.fixture
 def model(tmp_path: pathlib.Path) -> pathlib.Path:
     path = tmp_path / "in.onnx"
-    ir.save(module_from(SCALED_AFTER_MASK).model, path)
+    ir.save(module_from(MASK_TURNED_AROUND).model, path)
     return path
 
 
@@ -40,13 +40,13 @@ def test_the_failed_condition_and_the_node_are_shown(model: pathlib.Path) -> Non
     assert result.exit_code == 0, result.output
     first, what, where = result.stdout.splitlines()
     assert first == "fuse-attention: changed nothing"
-    assert "did not apply: a scale is applied after the mask" in what
+    assert "did not apply: a factor behind the mask turns it around" in what
     assert "= MatMul (" in where
 
 
 def test_what_fired_is_shown(model: pathlib.Path) -> None:
-    right = SCALED_AFTER_MASK.replace("Add (r, mask)", "Mul (r, half)")
-    right = right.replace("Mul (m, half)", "Add (m, mask)")
+    right = MASK_TURNED_AROUND.replace("Add (r, mask)", "Mul (r, half)")
+    right = right.replace("Mul (m, minus)", "Add (m, mask)")
     ir.save(module_from(right).model, model)
     result = explain(model, "--pass", "fuse-attention")
     assert "fuse-attention: fuse-scaled-dot-product-attention x1" in result.stdout
@@ -62,7 +62,7 @@ def test_json_holds_the_same(model: pathlib.Path) -> None:
     (record,) = json.loads(explain(model, "--json", "--pass", "fuse-attention").stdout)
     assert record["pass"] == "fuse-attention"
     assert record["rewrites"] == []
-    assert "after the mask" in record["near_misses"][0]["reason"]
+    assert "behind the mask" in record["near_misses"][0]["reason"]
 
 
 def test_a_pass_that_does_not_run_is_refused(model: pathlib.Path) -> None:

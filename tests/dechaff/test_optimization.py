@@ -178,7 +178,7 @@ def test_a_config_file_sets_what_the_arguments_leave_open(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "gpu"}, "there is no target 'gpu': choose cpu, portable"),
+        ({"target": "gpu"}, "there is no target 'gpu': choose auto, cpu, openvino, portable"),
         ({"verify": "never"}, "there is no verify 'never': choose final, each, off"),
         ({"passes": "defualt"}, "there is no pass 'defualt': did you mean default"),
         ({"config": {"pases": "none"}}, "there is no setting 'pases': did you mean passes"),

@@ -193,6 +193,20 @@ def test_a_size_that_the_model_fixes_is_fixed_at_the_size_of_the_example() -> No
     assert input_shapes(module) == {"ids": "[1,4]"}
 
 
+def test_a_length_that_the_model_computes_with_stays_fixed_and_the_batch_varies() -> None:
+    """Longformer takes the number of its chunks out of a tensor."""
+
+    class Chunks(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            count: Any = torch.div(torch.tensor(x.shape[1]), 2, rounding_mode="trunc")
+            return x.view(x.shape[0], count, 2).sum(2)
+
+    module = from_torch(Chunks().eval(), (torch.rand(3, 8),))
+    assert input_shapes(module) == {"x": "[batch,8]"}
+    x = torch.rand(5, 8)
+    torch.testing.assert_close(call(module, x), x.view(5, 4, 2).sum(2))
+
+
 def test_two_families_of_inputs_have_a_sequence_each() -> None:
     class Pair(nn.Module):
         def forward(self, input_ids: torch.Tensor, decoder_input_ids: torch.Tensor) -> torch.Tensor:

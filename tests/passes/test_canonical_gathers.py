@@ -141,3 +141,18 @@ def test_flat_indices_of_another_layout_stay(old: str, new: str) -> None:
     assert text != FLAT_MASK
     _, record = run_pass(Canonicalize(), module_from(text))
     assert "its index is not row * width + column" in record.misses[0].reason
+
+
+def test_gather_nd_by_constant_places_is_a_gather() -> None:
+    before = """g (float[4,B,S] x) => (float[2,B,S] y) <int64[2,1] at = {0, 3}> {
+        y = GatherND (x, at) }"""
+    after = """g (float[4,B,S] x) => (float[2,B,S] y) <int64[2] places = {0, 3}> {
+        y = Gather <axis = 0> (x, places) }"""
+    check_rewrite(Canonicalize(), before, after)
+
+
+def test_gather_nd_by_places_of_two_axes_stays() -> None:
+    text = """g (float[4,3,S] x) => (float[2,S] y) <int64[2,2] at = {0, 1, 3, 2}> {
+        y = GatherND (x, at) }"""
+    after, _ = run_pass(Canonicalize(), module_from(text))
+    assert [node.op_type for node in after.graph] == ["GatherND"]

@@ -20,7 +20,8 @@ from tests.passes.rewrite_checks import (
 CHAIN = """
     g (float[B,H,S,4] q, float[B,H,S,4] k, float[B,H,S,4] v, float[B,1,S,S] mask,
        bool[B,1,S,S] hidden) => (float[B,H,S,4] y)
-    <float half = {{0.5}}, float two = {{2}}, float zero = {{0}}, float lowest = {{-3.4e38}},
+    <float half = {{0.5}}, float two = {{2}}, float minus = {{-1}}, float zero = {{0}},
+     float lowest = {{-3.4e38}},
      float small = {{-100}}>
     {{
         {keys}
@@ -89,6 +90,18 @@ SPELLINGS = {
         chain(scores="r = MatMul (q, kt)\n s = Where (hidden, r, lowest)"),
         1.0,
     ),
+    "mask subtracted": (chain(scores="r = MatMul (q, kt)\n s = Sub (r, mask)"), 1.0),
+    "scale behind the mask": (
+        chain(scores="r = MatMul (q, kt)\n t = Add (r, mask)\n s = Mul (t, half)"),
+        0.5,
+    ),
+    "scale behind a subtracted mask and a selection": (
+        chain(
+            scores="r = MatMul (q, kt)\n t = Sub (r, mask)\n h = Where (hidden, lowest, t)\n"
+            "s = Div (h, two)"
+        ),
+        0.5,
+    ),
     "softmax over axis 3": (chain(axis=3), 1.0),
     "identity behind the softmax": (
         chain(after="d = Identity (p)", probabilities="d"),
@@ -137,9 +150,9 @@ def test_keys_that_are_not_transposed_get_a_transpose() -> None:
 
 DECLINED = {
     "softmax over the wrong axis": (chain(axis=1), "runs over axis 1"),
-    "scale after the mask": (
-        chain(scores="r = MatMul (q, kt)\n t = Add (r, mask)\n s = Mul (t, half)"),
-        "scales the mask too",
+    "factor that turns the mask around": (
+        chain(scores="r = MatMul (q, kt)\n t = Add (r, mask)\n s = Mul (t, minus)"),
+        "turns it around",
     ),
     "fill too small": (
         chain(scores="r = MatMul (q, kt)\n s = Where (hidden, small, r)"),

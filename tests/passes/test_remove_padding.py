@@ -237,7 +237,7 @@ DECLINED = {
             "v = Conv <group = 4, pads = [1, 1]> (t, k)\n"
             "y = Transpose <perm = [0, 2, 1]> (v)"
         ),
-        "reads positions of the sequence in a way that is not known",
+        "it is not known to work on each token alone",
     ),
     "a softmax over positions": (
         layer("y = Softmax <axis = 1> (r)"),
@@ -264,11 +264,11 @@ DECLINED = {
     ),
     "a mask that is no padding mask": (
         layer(attention="h, h, h, mask4", inputs=", bool[B,1,S,S] mask4"),
-        "not shown to hide padded keys of any [batch, sequence] mask",
+        "no value [batch, sequence] is shown to be its padding mask",
     ),
     "a position picked by data": (
         layer("i = ArgMax <axis = 1> (x)\n y = GatherElements <axis = 1> (r, i)", "float[B,1,4] y"),
-        "reads positions",
+        "not known to work on each token alone",
     ),
 }
 
@@ -369,7 +369,7 @@ def test_a_model_without_attention_is_left_alone_and_says_so() -> None:
     text = "g (float[B,S,4] x) => (float[B,S,4] y) { y = Relu (x) }"
     _, _, record = remove_padding(text)
     assert not record.changed
-    assert "no attention" in record.notes[0]
+    assert "no softmax attention" in record.notes[0]
 
 
 def test_a_picked_position_that_may_see_only_padding_keeps_it() -> None:

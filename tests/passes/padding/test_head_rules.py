@@ -150,3 +150,43 @@ def test_declines_a_new_size_along_the_sequence() -> None:
     turned = "q = Identity (q4)\n k = Expand (k4, repeated)\n v = Expand (k, beyond)"
     text = decoder(turned, ", int64[4] beyond")
     check_declines(RemovePadding(), text, "repeats along an axis that indexes tokens")
+
+
+JOINT = """
+    g (float[B,S,4] x, bool[B,S] mask) => (float[B,S,4] y)
+    <float[4] gamma = {{1, 2, 3, 4}}, float[4,12] w = {{...}}, int64[4] split = {{0, 0, 3, 4}},
+     int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64[2] axes = {{1, 2}},
+     int64[2] leading = {{1, 1}}, int64[1] single = {{1}}, int64[1] second = {{2}},
+     int64[1] last = {{2}}>
+    {{
+        n = LayerNormalization <axis = -1> (x, gamma)
+        joint = MatMul (n, w)
+        parts = Reshape (joint, split)
+        {pick}
+        keys = Unsqueeze (mask, axes)
+        length = Shape <start = 1, end = 2> (mask)
+        mask_shape = Concat <axis = 0> (leading, length, single)
+        key_mask = Expand (keys, mask_shape)
+        y = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5> (q, k, v, key_mask)
+    }}
+"""
+PICKS = {
+    "behind the tokens": "".join(
+        f"{name} = Gather <axis = 2> (parts, {place})\n"
+        for name, place in (("q", "zero"), ("k", "one"), ("v", "two"))
+    ),
+    "before the tokens": "front = Transpose <perm = [2, 0, 1, 3]> (parts)\n"
+    + "".join(
+        f"{name} = Gather <axis = 0> (front, {place})\n"
+        for name, place in (("q", "zero"), ("k", "one"), ("v", "two"))
+    ),
+    "keeping the axis": "q = Gather <axis = 2> (parts, zero)\n k = Gather <axis = 2> (parts, one)\n"
+    "v4 = Gather <axis = 2> (parts, second)\n v = Squeeze (v4, last)\n",
+}
+
+
+@pytest.mark.parametrize("pick", PICKS)
+def test_parts_of_a_joint_projection_are_picked_packed(pick: str) -> None:
+    after, _ = check_packed(JOINT.format(pick=PICKS[pick]), "interleaved")
+    assert "VarlenAttention" in operators(after)
+    assert operators(after).count("Pack") == 1

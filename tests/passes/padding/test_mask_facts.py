@@ -26,6 +26,33 @@ def facts(body: str, dtype: str = "int64", result: str = "float") -> tuple[bool,
     return found.hides_padded_keys(output), found.among_valid(output)
 
 
+FORBIDDEN = """
+        padded = Cast <to = 9> (mask)
+        shown = Unsqueeze (padded, axes)
+        keys = Where (shown, zero, lowest)
+        length = Shape <start = 1> (mask)
+        square = Concat <axis = 0> (length, length)
+        full = Expand (lowest, square)
+"""
+
+
+@pytest.mark.parametrize(
+    ("triangle", "expected"),
+    [
+        ("Trilu <upper = 1> (full, step)", (True, Visibility.CAUSAL)),
+        ("Trilu <upper = 1> (full)", (False, None)),
+        ("Trilu <upper = 1> (full, nothing)", (False, None)),
+        ("Trilu <upper = 0> (full)", (True, None)),
+        ("Trilu <upper = 0> (full, step)", (False, None)),
+    ],
+)
+def test_a_triangle_of_one_number_is_a_causal_mask(
+    triangle: str, expected: tuple[bool, Visibility | None]
+) -> None:
+    body = f"{FORBIDDEN} future = {triangle}\n m = Add (keys, future)"
+    assert facts(body) == expected
+
+
 HIDES_ONLY = {
     "one minus mask, times the lowest float": (
         "f = Cast <to = 1> (mask)\n u = Unsqueeze (f, axes)\n i = Sub (one, u)\n"

@@ -1,0 +1,210 @@
+"""Lowering of ``VarlenAttention`` for OpenVINO: rows in groups of similar lengths.
+
+OpenVINO has no sequences of tensors, and its loops copy what they carry. So the rows are sorted by
+length and cut into a fixed number of groups; each group is padded to its own longest row, for the
+attention alone, and attended to under a mask. Batching similar lengths together is
+TurboTransformers' idea (PPoPP 2021, section 4.4), here within one batch. At lengths even on
+[0.2 S, S], 16 rows in eight groups compute 1.17 times the scores of attention row by row, in one
+group 2.4 times.
+
+Rows of one length, a single one among them, are attended to at once, where they are. The layout of
+the groups depends on the lengths alone, so all layers share it. Only standard operators are used,
+and no group is empty, so that ONNX Runtime runs the file too, unless a batch has no token at all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from dechaff.backends.onnxruntime.varlen_attention import (
+    all_tokens_are_keys,
+    contexts_are_as_wide_as_queries,
+    define,
+    width_of,
+)
+from dechaff.backends.onnxruntime.varlen_functions import LOWERED_DOMAIN
+from dechaff.passes import Rewriter
+
+GROUPS = 8
+"""More groups compute fewer scores of padding, and more operators start."""
+
+_ATTRIBUTES = """q_num_heads: int = @q_num_heads, kv_num_heads: int = @kv_num_heads,
+                scale: float = @scale, is_causal: int = @is_causal"""
+
+_LAYOUT = """
+<domain: "dechaff.lowered", opset_import: ["" : 23]>
+GroupLayout (cu_seqlens) => (at_once, all_rows, places, {layouts})
+{{
+    axis_0 = Constant <value = int64[1] {{0}}> ()
+    axis_1 = Constant <value = int64[1] {{1}}> ()
+    key_axes = Constant <value = int64[2] {{1, 2}}> ()
+    query_axes = Constant <value = int64[2] {{1, 3}}> ()
+    minus_one = Constant <value = int64[1] {{-1}}> ()
+    many = Constant <value = int64[1] {{9223372036854775807}}> ()
+    zero = Constant <value = int64 {{0}}> ()
+    one = Constant <value = int64 {{1}}> ()
+    groups = Constant <value = int64[1] {{{groups}}}> ()
+    all_but_one = Constant <value = int64[1] {{{all_but_one}}}> ()
+
+    starts = Slice (cu_seqlens, axis_0, minus_one, axis_0)
+    ends = Slice (cu_seqlens, axis_1, many, axis_0)
+    unsorted = Sub (ends, starts)
+    batch = Shape (unsorted)
+    sorted, order = TopK <axis = 0> (unsorted, batch)
+    sorted_starts = Gather <axis = 0> (starts, order)
+    empty_rows = Constant <value = int64[{all_but_one}] {{{zeros}}}> ()
+    lengths = Concat <axis = 0> (sorted, empty_rows)
+    row_starts = Concat <axis = 0> (sorted_starts, empty_rows)
+    raised_batch = Add (batch, all_but_one)
+    rows_of_group = Div (raised_batch, groups)
+    token_count = ReduceSum <keepdims = 0> (lengths)
+    last_token = Sub (token_count, one)
+
+    first_row = Slice (lengths, axis_0, axis_1, axis_0)
+    longest = ReduceSum <keepdims = 1> (first_row)
+    row_tokens = Mul (longest, batch)
+    full_rows = Equal (row_tokens, token_count)
+    at_once = Squeeze (full_rows, axis_0)
+    all_rows = Concat <axis = 0> (batch, longest)
+    place_0 = Identity (axis_0)
+    {body}
+    tokens = Concat <axis = 0> ({tokens})
+    places_of_tokens = Concat <axis = 0> ({places})
+    unset = Sub (tokens, tokens)
+    places = ScatterElements <axis = 0> (unset, tokens, places_of_tokens)
+}}
+"""
+"""``places``: where the context of each token lies among those of all groups, end to end."""
+
+_GROUP_LAYOUT = """
+    number_{g} = Constant <value = int64[1] {{{g}}}> ()
+    first_{g} = Mul (number_{g}, rows_of_group)
+    past_first_{g} = Add (first_{g}, axis_1)
+    past_last_{g} = Add (first_{g}, rows_of_group)
+    own_lengths_{g} = Slice (lengths, first_{g}, past_last_{g}, axis_0)
+    own_starts_{g} = Slice (row_starts, first_{g}, past_last_{g}, axis_0)
+    longest_vector_{g} = Slice (lengths, first_{g}, past_first_{g}, axis_0)
+    longest_or_zero_{g} = Squeeze (longest_vector_{g}, axis_0)
+    longest_{g} = Max (longest_or_zero_{g}, one)
+    offsets_{g} = Range (zero, longest_{g}, one)
+    lengths_column_{g} = Unsqueeze (own_lengths_{g}, axis_1)
+    starts_column_{g} = Unsqueeze (own_starts_{g}, axis_1)
+    valid_{g} = Less (offsets_{g}, lengths_column_{g})
+    own_tokens_{g} = Add (starts_column_{g}, offsets_{g})
+    some_token_{g} = Min (own_tokens_{g}, last_token)
+    sources_{g} = Reshape (some_token_{g}, minus_one)
+    grid_{g} = Shape (valid_{g})
+    valid_keys_{g} = Unsqueeze (valid_{g}, key_axes)
+    valid_queries_{g} = Unsqueeze (valid_{g}, query_axes)
+    either_{g} = Or (valid_keys_{g}, valid_queries_{g})
+    mask_{g} = And (either_{g}, valid_keys_{g})
+    flat_valid_{g} = Reshape (valid_{g}, minus_one)
+    found_{g} = NonZero (flat_valid_{g})
+    own_places_{g} = Reshape (found_{g}, minus_one)
+    tokens_{g} = Gather <axis = 0> (sources_{g}, own_places_{g})
+    places_{g} = Add (own_places_{g}, place_{g})
+    padded_size_{g} = Shape (flat_valid_{g})
+    place_{next} = Add (place_{g}, padded_size_{g})
+"""
+"""``sources``: the token at each padded position, any token at padding. The mask has its query axis
+in full: ONNX Runtime does not broadcast it."""
+
+_ATTEND = """
+<domain: "dechaff.lowered", opset_import: ["" : 23]>
+AttendInGroups <q_num_heads, kv_num_heads, scale, is_causal>
+    (at_once, all_rows, places, {layouts}, q, k, v, q_width, k_width, v_width, c_flat) => (context)
+{{
+    context = If (at_once) <
+        then_branch = rows_of_one_length () => (context_at_once) {{
+            q_shape = Concat <axis = 0> (all_rows, q_width)
+            k_shape = Concat <axis = 0> (all_rows, k_width)
+            v_shape = Concat <axis = 0> (all_rows, v_width)
+            q_rows = Reshape <allowzero = 1> (q, q_shape)
+            k_rows = Reshape <allowzero = 1> (k, k_shape)
+            v_rows = Reshape <allowzero = 1> (v, v_shape)
+            c_rows = Attention <{attributes}> (q_rows, k_rows, v_rows)
+            context_at_once = Reshape (c_rows, c_flat)
+        }},
+        else_branch = in_groups () => (context_in_groups) {{
+            {body}
+            contexts = Concat <axis = 0> ({contexts})
+            context_in_groups = Gather <axis = 0> (contexts, places)
+        }}
+    >
+}}
+"""
+
+_ATTEND_GROUP = """
+            q_shape_{g} = Concat <axis = 0> (grid_{g}, q_width)
+            k_shape_{g} = Concat <axis = 0> (grid_{g}, k_width)
+            v_shape_{g} = Concat <axis = 0> (grid_{g}, v_width)
+            q_padded_{g} = Gather <axis = 0> (q, sources_{g})
+            k_padded_{g} = Gather <axis = 0> (k, sources_{g})
+            v_padded_{g} = Gather <axis = 0> (v, sources_{g})
+            q_{g} = Reshape <allowzero = 1> (q_padded_{g}, q_shape_{g})
+            k_{g} = Reshape <allowzero = 1> (k_padded_{g}, k_shape_{g})
+            v_{g} = Reshape <allowzero = 1> (v_padded_{g}, v_shape_{g})
+            c_{g} = Attention <{attributes}> (q_{g}, k_{g}, v_{g}{mask})
+            context_{g} = Reshape (c_{g}, c_flat)
+"""
+
+
+def lower_to_grouped_attention(node: ir.Node, rewriter: Rewriter) -> bool:
+    """To calls of the functions above; the caller inlines them.
+
+    A causal attention needs no mask: rows begin together, so that no query sees padding behind it.
+    """
+    if not contexts_are_as_wide_as_queries(node) or not all_tokens_are_keys(node):
+        return False
+    is_causal = node.attributes["is_causal"].as_int() == 1
+    define(_layout_text(), rewriter)
+    define(_attend_text(is_causal), rewriter)
+    with rewriter.rewrite("lower-to-grouped-attention", [node]) as builder:
+        at_once = builder.op(
+            "GroupLayout", node.inputs[3:4], domain=LOWERED_DOMAIN, num_outputs=3 + 3 * GROUPS
+        )
+        maker = at_once.producer()
+        assert maker is not None
+        widths = [width_of(value, builder) for value in node.inputs[:3]]
+        minus_one = builder.constant(np.array([-1], np.int64), "minus_one")
+        flat = builder.op("Concat", [minus_one, widths[0]], {"axis": 0})
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        operands = [*maker.outputs, *node.inputs[:3], *widths, flat]
+        context = builder.op(_attend_name(is_causal), operands, attributes, domain=LOWERED_DOMAIN)
+        builder.replace(node.outputs[0], context)
+    return True
+
+
+def _attend_name(is_causal: bool) -> str:
+    return "AttendInGroupsCausal" if is_causal else "AttendInGroups"
+
+
+def _layout_text() -> str:
+    return _LAYOUT.format(
+        groups=GROUPS,
+        all_but_one=GROUPS - 1,
+        zeros=", ".join("0" * (GROUPS - 1)),
+        layouts=_of_groups("sources_{g}, grid_{g}, mask_{g}"),
+        body="".join(_GROUP_LAYOUT.format(g=g, next=g + 1) for g in range(GROUPS)),
+        tokens=_of_groups("tokens_{g}"),
+        places=_of_groups("places_{g}"),
+    )
+
+
+def _attend_text(is_causal: bool) -> str:
+    body = "".join(
+        _ATTEND_GROUP.format(g=g, attributes=_ATTRIBUTES, mask="" if is_causal else f", mask_{g}")
+        for g in range(GROUPS)
+    )
+    text = _ATTEND.format(
+        layouts=_of_groups("sources_{g}, grid_{g}, mask_{g}"),
+        attributes=_ATTRIBUTES,
+        body=body,
+        contexts=_of_groups("context_{g}"),
+    )
+    return text.replace("AttendInGroups ", f"{_attend_name(is_causal)} ")
+
+
+def _of_groups(template: str) -> str:
+    return ", ".join(template.format(g=g) for g in range(GROUPS))

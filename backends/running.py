@@ -1,0 +1,46 @@
+"""Which runtime runs a module: the one it was lowered for, where that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from dechaff.ir import Module
+
+from .onnxruntime import RUNTIME_KEY, Session, SessionSettings
+from .openvino import OpenVinoSession, has_openvino
+
+
+class RunningModel(Protocol):
+    """What runs a module: :class:`Session` or :class:`OpenVinoSession`."""
+
+    input_names: list[str]
+    output_names: list[str]
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Run the model on an array per input; an array per output wanted."""
+        ...
+
+
+def start_session(module: Module, settings: SessionSettings | None = None) -> RunningModel:
+    """A session over a module as it is served.
+
+    A module that was lowered for OpenVINO consists of standard operators, so that ONNX Runtime runs
+    it where OpenVINO is not installed.
+
+    Raises:
+        RuntimeFailedError: the runtime rejects the model.
+        UsageError: the settings are not for this runtime.
+    """
+    if runs_in_openvino(module) and has_openvino():
+        return OpenVinoSession(module, settings=settings)
+    return Session(module, settings=settings)
+
+
+def runs_in_openvino(module: Module) -> bool:
+    """Whether a module was lowered for OpenVINO."""
+    return module.model.metadata_props.get(RUNTIME_KEY) == "openvino"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dechaff
+import dechaff.runtime_choice
+from dechaff.backends import OpenVinoSession, Session, runs_in_openvino, start_session
+from tests.dechaff.examples import masked_encoder
+
+ATTENTION_MODEL = """
+<ir_version: 10, opset_import: ["" : 23]>
+model (float[B,S,8] x, int64[B,S] attention_mask) => (float[B,S,8] y)
+<float[8] gamma = {1, 2, 3, 4, 5, 6, 7, 8}, int64[2] axes = {1, 2},
+ int64[2] leading = {1, 1}, int64[1] one = {1}>
+{
+    h = LayerNormalization (x, gamma)
+    valid = Cast <to = 9> (attention_mask)
+    keys = Unsqueeze (valid, axes)
+    length = Shape <start = 1, end = 2> (attention_mask)
+    mask_shape = Concat <axis = 0> (leading, length, one)
+    written_out = Expand (keys, mask_shape)
+    c = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5> (h, h, h, written_out)
+    y = Relu (c)
+}
+"""
+
+
+def optimized(target: str, path: pathlib.Path, **options: Any) -> dechaff.OptimizedModel:
+    import onnx
+
+    onnx.save(onnx.parser.parse_model(ATTENTION_MODEL), path / "model.onnx")
+    return dechaff.optimize(
+        str(path / "model.onnx"), target=target, progress=False, cache=False, **options
+    )
+
+
+def batch() -> dict[str, Any]:
+    mask = (np.arange(7) < np.array([7, 3, 5])[:, None]).astype(np.int64)
+    x = np.random.default_rng(0).standard_normal((3, 7, 8)).astype(np.float32)
+    return {"x": x, "attention_mask": mask}
+
+
+def test_a_model_for_openvino_is_verified_saved_and_loaded_there(tmp_path: pathlib.Path) -> None:
+    model = optimized("openvino", tmp_path)
+    assert model.report is not None
+    assert model.report.target == "openvino"
+    assert model.report.verification.verified
+    assert any(r.name == "remove-padding" and r.changed for r in model.report.records)
+    model.save(tmp_path / "faster.onnx")
+    loaded = dechaff.load(tmp_path / "faster.onnx")
+    assert isinstance(start_session(loaded.module), OpenVinoSession)
+    found, given = model.run(batch()), batch()
+    np.testing.assert_array_equal(loaded.run(given)["y"], found["y"])
+    other = Session(loaded.module).run(given)
+    np.testing.assert_allclose(other["y"], found["y"], rtol=1e-5, atol=1e-6)
+    assert not found["y"][given["attention_mask"] == 0].any()
+
+
+@pytest.mark.parametrize(
+    ("openvino", "chosen"), [(0.5, "openvino"), (0.96, "cpu"), (2.0, "cpu")], ids=str
+)
+def test_auto_takes_the_runtime_that_is_clearly_faster(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, openvino: float, chosen: str
+) -> None:
+    monkeypatch.setattr(
+        dechaff.runtime_choice, "_shortest_runs", lambda *_: {"cpu": 1.0, "openvino": openvino}
+    )
+    model = optimized("auto", tmp_path)
+    assert model.report is not None
+    assert model.report.target == chosen
+    assert runs_in_openvino(model.module) == (chosen == "openvino")
+    (reason,) = [note for note in model.report.notes if "measured on x" in note]
+    assert f"OpenVINO takes {1e3 * openvino:.1f} ms" in reason
+    assert "x [16, 128, 8]" in reason
+
+
+def test_auto_measures_on_the_example_where_there_is_one(tmp_path: pathlib.Path) -> None:
+    model = optimized("auto", tmp_path, example_inputs=batch())
+    assert model.report is not None
+    assert any("measured on x [3, 7, 8]" in note for note in model.report.notes)
+
+
+def test_auto_without_openvino_is_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dechaff.runtime_choice, "has_openvino", lambda: False)
+    model = dechaff.optimize(masked_encoder().model, target="auto", progress=False)
+    assert model.report is not None
+    assert model.report.target == "cpu"
+    assert any("OpenVINO is not installed" in note for note in model.report.notes)
+
+
+def test_auto_stays_with_onnx_runtime_where_openvino_cannot_run(tmp_path: pathlib.Path) -> None:
+    session = dechaff.SessionSettings(1, affinity=(0,))
+    model = optimized("auto", tmp_path, session=session)
+    assert model.report is not None
+    assert model.report.target == "cpu"
+    assert any("leave affinity out" in note for note in model.report.notes)
