@@ -33,6 +33,7 @@ from .gpu_models import (
     compiled_by_dechaff,
     onnxruntime_cuda,
     random_batch,
+    untyped_torch,
 )
 from .gpu_report import render
 from .gpu_timing import interleaved, kernel_microseconds
@@ -133,7 +134,7 @@ class _Run:
         self.save()
 
     def _contenders(self, given: Batch) -> dict[str, Any]:
-        import torch
+        torch = untyped_torch()
 
         inputs = [given.input_ids, given.attention_mask]
         calls = {
@@ -144,7 +145,7 @@ class _Run:
         }
         if time.perf_counter() - self._started < self._options.compile_seconds:
 
-            def compiled() -> torch.Tensor:
+            def compiled() -> Any:
                 torch.compiler.cudagraph_mark_step_begin()
                 return self._torch_compiled(*inputs).last_hidden_state.clone()
 
@@ -156,7 +157,7 @@ class _Run:
 
     def _measure_attention(self, given: Batch) -> dict[str, Any]:
         """Microseconds of the attention alone: ours, ``varlen_attn``, and torch unfused, padded."""
-        import torch
+        torch = untyped_torch()
         from torch.nn.attention.varlen import varlen_attn
 
         batch, sequence = given.input_ids.shape
@@ -170,7 +171,7 @@ class _Run:
         wide = torch.randn(3, batch, 12, sequence, 64, device="cuda").half()
         hidden = torch.where(given.attention_mask.bool()[:, None, None], 0.0, -1e4).half()
 
-        def unfused() -> torch.Tensor:
+        def unfused() -> Any:
             return ((wide[0] @ wide[1].mT) * 0.125 + hidden).softmax(-1) @ wide[2]
 
         return {
@@ -185,7 +186,7 @@ class _Run:
 
     def measure_max_autotune(self) -> None:
         """Whether ``max-autotune`` would have been torch.compile's better mode: at one size."""
-        import torch
+        torch = untyped_torch()
 
         batch, sequence = max(self._options.batch), 512
         given = random_batch(batch, sequence, self._generator)

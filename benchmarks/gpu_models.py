@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,14 @@ if TYPE_CHECKING:
 
     from dechaff.backends.tvm.product_choice import ProductChoice
 
-Call = Callable[[], "torch.Tensor"]
+Call = Callable[[], Any]
 
 PASSES = "default,merge-qkv,convert-precision"
+
+
+def untyped_torch() -> Any:
+    """Torch as a value without types: much of what is called on a GPU has none."""
+    return importlib.import_module("torch")
 
 
 def bert_base(layers: int) -> torch.nn.Module:
@@ -79,10 +85,10 @@ class HandPacked:
     """
 
     def __init__(self, model: Any) -> None:
-        import torch
+        torch = untyped_torch()
         from torch.nn.attention.varlen import varlen_attn
 
-        self._attention = varlen_attn
+        self._attention: Any = varlen_attn
         self._embeddings = model.embeddings
         self._layers = []
         for layer in model.encoder.layer:
@@ -92,9 +98,9 @@ class HandPacked:
             self._layers.append((weight, bias, layer))
         self._graphs: dict[Any, Any] = {}
 
-    def __call__(self, batch: Batch, graphed: bool) -> torch.Tensor:
+    def __call__(self, batch: Batch, graphed: bool) -> Any:
         """Hidden states [B, S, D], zero at padded positions."""
-        import torch
+        torch = untyped_torch()
 
         mask = batch.attention_mask.bool()
         index = mask.flatten().nonzero()[:, 0]
@@ -114,7 +120,7 @@ class HandPacked:
         return result.clone()
 
     def _captured(self, ids: Any, index: Any, offsets: Any, longest: int) -> Any:
-        import torch
+        torch = untyped_torch()
 
         own = (ids.clone(), index.clone(), offsets.clone())
         side = torch.cuda.Stream()
@@ -129,8 +135,8 @@ class HandPacked:
         return (graph, *own, result)
 
     def _run(self, ids: Any, index: Any, offsets: Any, longest: int) -> Any:
-        import torch
-        from torch.nn import functional
+        torch = untyped_torch()
+        functional = torch.nn.functional
 
         batch, sequence = ids.shape
         table = self._embeddings
@@ -164,8 +170,7 @@ def onnxruntime_cuda(model: torch.nn.Module, batch: Batch) -> Call | None:
         return None
     import io
 
-    import torch
-
+    torch = untyped_torch()
     buffer = io.BytesIO()
     inputs = (batch.input_ids, batch.attention_mask)
     torch.onnx.export(model, inputs, buffer, dynamo=True, input_names=["ids", "mask"])
@@ -175,7 +180,7 @@ def onnxruntime_cuda(model: torch.nn.Module, batch: Batch) -> Call | None:
         binding.bind_input(name, "cuda", 0, "int64", tuple(tensor.shape), tensor.data_ptr())
     binding.bind_output(session.get_outputs()[0].name, "cuda")
 
-    def call() -> torch.Tensor:
+    def call() -> Any:
         session.run_with_iobinding(binding)
         return torch.from_dlpack(binding.get_outputs()[0])
 

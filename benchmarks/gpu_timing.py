@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -33,8 +34,7 @@ def interleaved(
 
 def kernel_microseconds(call: Callable[[], Any], repeats: int = 20, rounds: int = 7) -> float:
     """Microseconds of one call within a CUDA graph of many: without the launches from the host."""
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -44,7 +44,7 @@ def kernel_microseconds(call: Callable[[], Any], repeats: int = 20, rounds: int 
         with torch.cuda.graph(graph, stream=stream):
             for _ in range(repeats):
                 call()
-    times = []
+    times: list[float] = []
     for _ in range(rounds):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()

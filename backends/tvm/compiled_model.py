@@ -114,6 +114,12 @@ class CompiledModel:
             if wanted is None or port.name in wanted
         }
 
+    def takes_in_place(self, given: Mapping[str, Any]) -> bool:
+        """Whether these are the model's inputs, as tensors of torch on the GPU it is for."""
+        names = {port.name for port in self.signature.inputs}
+        on_gpu = all(is_cuda_tensor(value) for value in given.values())
+        return self.target.kind.name == "cuda" and set(given) == names and on_gpu
+
     def run_tensors(self, inputs: Sequence[Any]) -> list[Any]:
         """Run the model on tensors in graph order, and give TVM's tensors.
 
@@ -144,9 +150,9 @@ class CompiledModel:
             return self._run_on_stream(machine, inputs)
         tensors = [self._tensor(item) for item in inputs]
         if not self._counts:
-            return machine[ENTRY](*tensors)
+            return list(machine[ENTRY](*tensors))
         room = room_for(int(machine[COUNT_TOKENS](*tensors).numpy()))
-        return machine[ENTRY](*tensors, tvm_ffi.Shape((room,)))
+        return list(machine[ENTRY](*tensors, tvm_ffi.Shape((room,))))
 
     def _run_on_stream(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
         """Tensors of torch: on torch's current stream, by CUDA graphs where sizes come again."""

@@ -10,7 +10,9 @@ _OF_ONE_ARCHITECTURE = "wgmma."
 """Instructions that only an architecture with the suffix ``a`` has, such as ``sm_90a``."""
 
 
-@tvm_ffi.register_global_func("tvm_callback_cuda_compile", override=True)
+@tvm_ffi.register_global_func(  # type: ignore[untyped-decorator]
+    "tvm_callback_cuda_compile", override=True
+)
 def compile_cuda(source: str) -> bytes:
     """The machine code of a module's kernels, for the current target.
 
@@ -23,4 +25,4 @@ def compile_cuda(source: str) -> bytes:
     if _OF_ONE_ARCHITECTURE in source and not suffix.endswith("a"):
         suffix += "a"
     architecture = ["-gencode", f"arch=compute_{suffix},code=sm_{suffix}"]
-    return nvcc.compile_cuda(source, "cubin", architecture, compiler="nvcc")
+    return bytes(nvcc.compile_cuda(source, "cubin", architecture, compiler="nvcc"))

@@ -67,7 +67,9 @@ class CudaGraphs:
         found = self._graphs.get(key)
         if found is None and self._seen[key] < RUNS_BEFORE_CAPTURE:
             self._seen[key] += 1
-            return [torch.from_dlpack(item).clone() for item in _on_stream(run, inputs)]
+            return [
+                torch.utils.dlpack.from_dlpack(item).clone() for item in _on_stream(run, inputs)
+            ]
         if found is None:
             found = self._graphs[key] = self._capture(run, inputs)
             if len(self._graphs) > MOST_GRAPHS:
@@ -83,7 +85,7 @@ class CudaGraphs:
         import torch
 
         own = [tensor.clone() for tensor in inputs]
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             # Once beforehand with all memory held, so that the pool has enough of it after.
@@ -94,7 +96,7 @@ class CudaGraphs:
             with torch.cuda.graph(graph, stream=side, capture_error_mode="relaxed"):
                 results, storage = self._run_holding(run, own)
         torch.cuda.current_stream().wait_stream(side)
-        return _Graph(graph, own, [torch.from_dlpack(item) for item in results], storage)
+        return _Graph(graph, own, [_as_torch(item) for item in results], storage)
 
     def _run_holding(self, run: Run, inputs: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
         """Run, and give the results and all memory that was taken on the way."""
@@ -117,6 +119,12 @@ def _on_stream(run: Run, inputs: Sequence[torch.Tensor]) -> list[Any]:
     """Call with the machine's view of the tensors, on torch's current stream."""
     with tvm_ffi.use_torch_stream():
         return list(run([tvm.runtime.from_dlpack(tensor) for tensor in inputs]))
+
+
+def _as_torch(tensor: Any) -> torch.Tensor:
+    import torch
+
+    return torch.utils.dlpack.from_dlpack(tensor)
 
 
 def _forget_library_workspaces() -> None:

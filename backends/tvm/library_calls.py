@@ -16,7 +16,7 @@ LINEAR = "dechaff.linear"
 """``(x, weight, [bias], y)``: ``y = x weight + bias``; x: [T, K], weight: [K, N], bias: [N]."""
 
 
-@tvm_ffi.register_global_func(LINEAR, override=True)
+@tvm_ffi.register_global_func(LINEAR, override=True)  # type: ignore[untyped-decorator]
 def linear(x: Any, weight: Any, *rest: Any) -> None:
     """Write ``x weight + bias`` to the last argument."""
     try:
@@ -26,10 +26,11 @@ def linear(x: Any, weight: Any, *rest: Any) -> None:
             "torch", "torch", "matrix products by the vendor's library"
         ) from None
 
-    *bias, y = (torch.from_dlpack(item) for item in rest)
-    left, right = torch.from_dlpack(x), torch.from_dlpack(weight)
+    *bias, y = (torch.utils.dlpack.from_dlpack(item) for item in rest)
+    left, right = torch.utils.dlpack.from_dlpack(x), torch.utils.dlpack.from_dlpack(weight)
     stream = tvm_ffi.get_raw_stream(tvm_ffi.device("cuda", left.device.index))
-    with torch.cuda.stream(torch.cuda.ExternalStream(stream, left.device)):
+    own = torch.cuda.ExternalStream(stream, left.device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(own):
         if bias:
             torch.addmm(bias[0], left, right, out=y)
         else:

@@ -92,7 +92,17 @@ def _compiled(code: str) -> Path:
         source = folder / f"{digest}.cpp"
         source.write_text(code)
         staged = folder / f"{digest}.partial"
-        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-o", staged, source]
+        command = [
+            "g++",
+            "-std=c++17",
+            "-O1",
+            "-w",
+            "-shared",
+            "-fPIC",
+            "-o",
+            str(staged),
+            str(source),
+        ]
         subprocess.run(command, check=True)
         staged.rename(library)
     return library

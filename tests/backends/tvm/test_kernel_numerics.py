@@ -144,7 +144,7 @@ def test_decode_attention_joins_what_several_blocks_leave() -> None:
     context = np.full((batch + 1, 256), POISON)
     partial = np.full((shape.partial_rows, 66), np.nan, np.float32)
     first, second = (EmulatedKernel(cuda_source(kernel)) for kernel in decode_attention(shape))
-    arguments = {
+    arguments: dict[str, Any] = {
         "q": q,
         "k_cache": keys,
         "v_cache": values,
@@ -203,7 +203,8 @@ def test_normalization_with_bias_and_residual(size: int, centered: bool) -> None
 def gelu(x: Array, approximate: bool) -> Array:
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
     gate = np.tanh(inner) if approximate else np.vectorize(math.erf)(x / math.sqrt(2))
-    return 0.5 * x * (1 + gate)
+    result: Array = 0.5 * x * (1 + gate)
+    return result
 
 
 @pytest.mark.parametrize("approximate", [False, True])
