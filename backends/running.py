@@ -26,11 +26,18 @@ class RunningModel(Protocol):
         ...
 
 
-def start_session(module: Module, settings: SessionSettings | None = None) -> RunningModel:
+def start_session(
+    module: Module, settings: SessionSettings | None = None, *, on_trial: bool = False
+) -> RunningModel:
     """A session over a module as it is served.
 
     A module that was lowered for OpenVINO consists of standard operators, so that ONNX Runtime runs
     it where OpenVINO is not installed.
+
+    Args:
+        module: a lowered module.
+        settings: threads, affinity and memory; the defaults if None.
+        on_trial: whether ONNX Runtime stops a run that takes far too long for the model's size.
 
     Raises:
         RuntimeFailedError: the runtime rejects the model.
@@ -38,7 +45,7 @@ def start_session(module: Module, settings: SessionSettings | None = None) -> Ru
     """
     if runs_in_openvino(module) and has_openvino():
         return OpenVinoSession(module, settings=settings)
-    return Session(module, settings=settings)
+    return Session(module, settings=settings, on_trial=on_trial)
 
 
 def runs_in_openvino(module: Module) -> bool:

@@ -18,9 +18,10 @@ from benchmarks.coverage.families import FAMILIES, Family
 from dechaff.backends.tvm import compile_module, resolve_target
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError
-from dechaff.model_import import example_case
+from dechaff.model_import import batches_of, example_cases
 from dechaff.passes import parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result, weakest_numerics
+from dechaff.reference import Reference
+from dechaff.verification import verify_result, weakest_numerics
 
 PASS_LISTS = {"packed": "default", "dense": "default,-remove-padding"}
 """With padding removed where it can be, and with it kept."""
@@ -56,8 +57,7 @@ def check_family(
             module, inputs = capture(family, "torch", pathlib.Path(folder))
         except Exception as error:  # anybody's code: the line tells what
             return [CompiledOutcome(family.name, form, problem=_line(error)) for form in forms]
-    example = example_case(module, inputs)
-    cases = [example] if example is not None else []
+    cases = example_cases(module, batches_of(inputs))
     reference = Reference(module.clone(), cases + generate_inputs(module))
     outcomes = []
     for form in forms:
@@ -68,7 +68,7 @@ def check_family(
             compiled = compile_module(optimized, resolve_target("llvm"))
             seconds = time.perf_counter() - started
             numerics = weakest_numerics(records)
-            proof = verify_result(reference, optimized, numerics, "final", compiled)
+            proof = verify_result(reference, optimized, numerics, "final", compiled=compiled)
             largest = max((figures.max_abs_error for figures in proof.outputs), default=None)
             problem = _line(proof.problem or proof.reason or "")
             outcome = dataclasses.replace(

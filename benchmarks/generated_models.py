@@ -20,7 +20,8 @@ from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError
 from dechaff.model_import import import_model
 from dechaff.passes import parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result, weakest_numerics
+from dechaff.reference import Reference
+from dechaff.verification import verify_result, weakest_numerics
 
 _RESULTS = pathlib.Path("docs/generated.jsonl")
 _DONE, _WRONG = 0, 1

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dechaff.backends import lower
-from dechaff.ir import ModelRejectedError, Module, VerificationFailedError
+from dechaff.ir import Module, VerificationFailedError
 from dechaff.passes import Pass, PassList, parse_pass_list, run_passes
 
 from .fault_search import Fault, find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import CommandJudge, Judge, NumbersJudge
-from .model_import import example_case, import_model
+from .model_import import batches_of, example_cases, import_model
 from .reduction import Reduced, reduce_fault
+from .reference import Reference
 from .repro_folder import check_repro_folder, write_repro
-from .verification import Reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,8 @@ def bisect(
     Args:
         model: what :func:`dechaff.optimize` takes.
         passes: a pass list.
-        inputs: what the model is called with; generated from its signature if None.
+        inputs: what the model is called with, once or, as an iterable, several times; or the path
+            of an ``.npz`` file; generated from its signature if None.
         check: a command that fails where ``{after}`` is wrong, ``{before}`` being right; both
             stand for ONNX files, and ``{inputs}`` for an ``.npz`` file. None: outputs are compared.
         target: what the result is lowered for; checked where no pass is at fault.
@@ -84,9 +85,9 @@ def bisect(
     if output is not None:
         check_repro_folder(output)
     chosen = parse_pass_list(passes)
-    original = import_model(model, inputs)
-    given = example_case(original, inputs)
-    cases = generate_inputs(original) if given is None else [given]
+    batches = batches_of(inputs)
+    original = import_model(model, *batches[:1])
+    cases = example_cases(original, batches) or generate_inputs(original)
     judge = _judge(original, cases, check)
     fault = find_fault(original, chosen, judge)
     if fault is None:
@@ -108,8 +109,7 @@ def _judge(original: Module, cases: Sequence[InputCase], check: str | None) -> J
     if check is not None:
         return CommandJudge(check, original, cases[0])
     reference = Reference(original, cases)
-    if reference.reason is not None:
-        raise ModelRejectedError(f"{original.source}: {reference.reason}")
+    reference.require()
     return NumbersJudge(reference)
 
 

@@ -38,14 +38,32 @@ def cached(key: Mapping[str, Any], compute: Callable[[], Any], *, use: bool = Tr
     """
     if not use:
         return compute()
-    text = json.dumps(key, sort_keys=True)
-    path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-    entry = _read(path)
-    if entry is not None and entry.get("key") == json.loads(text) and "result" in entry:
-        return entry["result"]
+    found = find_entry(key)
+    if found is not None:
+        return found
     result = compute()
-    _write(path, {"key": key, "result": result})
+    keep_entry(key, result)
     return result
+
+
+def find_entry(key: Mapping[str, Any]) -> Any:
+    """What was kept under a key; None if nothing was."""
+    text, path = _place(key)
+    entry = _read(path)
+    if entry is None or entry.get("key") != json.loads(text):
+        return None
+    return entry.get("result")
+
+
+def keep_entry(key: Mapping[str, Any], result: Any) -> None:
+    """Keep a result, which JSON can hold, under all that it depends on."""
+    _, path = _place(key)
+    _write(path, {"key": key, "result": result})
+
+
+def _place(key: Mapping[str, Any]) -> tuple[str, pathlib.Path]:
+    text = json.dumps(key, sort_keys=True)
+    return text, cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -17,12 +17,14 @@ from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_option
 from .command_line_search import search_options
 from .command_line_tuning import check_form, logs, target_options, tune
 from .explain_command import explain
+from .isolation import memory_text
 from .view_command import view
 
 if TYPE_CHECKING:
     from .report import Report
 
 _UNEXPECTED = 1
+_INTERRUPTED = 130
 
 
 class _Commands(click.Group):
@@ -42,10 +44,10 @@ class _Commands(click.Group):
 
 
 def _line_and_code(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt):  # first: modules half loaded cannot be loaded again
+        return "dechaff: interrupted", _INTERRUPTED
     from dechaff.ir import DechaffError, ExitCode
 
-    if isinstance(error, KeyboardInterrupt):
-        return "dechaff: interrupted", ExitCode.INTERRUPTED
     if isinstance(error, DechaffError):
         return f"dechaff: error: {error}", int(error.exit_code)
     if isinstance(error, click.UsageError):
@@ -54,7 +56,7 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         return f"dechaff: error: {error.format_message()}", error.exit_code
     if isinstance(error, MemoryError):
-        return "dechaff: error: out of memory (see --max-memory)", ExitCode.CRASHED
+        return f"dechaff: error: {memory_text(error)}", ExitCode.CRASHED
     text = " ".join(str(error).split()) or "no message"
     return (
         f"dechaff: error: unexpected {type(error).__name__}: {text} "
@@ -293,4 +295,4 @@ def main() -> None:
         cli(prog_name="dechaff", obj=ISOLATE)
     except KeyboardInterrupt:  # outside any command: while modules load
         click.echo("dechaff: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

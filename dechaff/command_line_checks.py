@@ -12,9 +12,10 @@ from .command_line_options import debug_option, isolation_options, read_inputs, 
 @click.argument("second", metavar="B.onnx")
 @click.option("--inputs", "inputs_path", metavar="X.npz", help="Inputs to compare on, by name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--no-cache", is_flag=True, help="Compare anew, and keep no result.")
 @isolation_options
 @debug_option
-def verify(first: str, second: str, inputs_path: str | None, as_json: bool) -> None:
+def verify(first: str, second: str, inputs_path: str | None, as_json: bool, no_cache: bool) -> None:
     """Compare two ONNX models on the same inputs, and find where they part.
 
     A is the reference. Any two models will do that take the same inputs.
@@ -24,7 +25,7 @@ def verify(first: str, second: str, inputs_path: str | None, as_json: bool) -> N
     from .model_verification import verify as verify_models
 
     given = None if inputs_path is None else read_inputs(inputs_path)
-    comparison = verify_models(first, second, given)
+    comparison = verify_models(first, second, given, cache=not no_cache)
     if as_json:
         click.echo(comparison.to_json())
     else:

@@ -10,10 +10,9 @@ from typing import Any
 
 import click
 
-from .isolation import Limits, isolate, memory_limit
+from .isolation import Limits, isolate, memory_limit, time_limit
 
-_MAX_SECONDS = 3600.0
-_LEAST_MEMORY = 0.25
+_LEAST_MEMORY = 0.5
 _PLAIN_WIDTH = 160
 """Width of tables where no terminal says one."""
 
@@ -49,7 +48,9 @@ def isolation_options(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def guarded(isolate: bool, max_memory: float | None, max_seconds: float, **given: Any) -> None:
+    def guarded(
+        isolate: bool, max_memory: float | None, max_seconds: float | None, **given: Any
+    ) -> None:
         if isolate and click.get_current_context().find_root().obj == ISOLATE:
             _go_on_in_child(_limits(max_memory, max_seconds, given))
         command(**given)
@@ -69,9 +70,8 @@ def isolation_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--max-seconds",
             type=click.FloatRange(min=0),
-            default=_MAX_SECONDS,
             metavar="S",
-            help="Time of the child; default 3600, 0 is no limit.",
+            help="Time of the child; default by the model's size, 0 is no limit.",
         ),
     )
     for option in reversed(options):
@@ -79,14 +79,17 @@ def isolation_options(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def _limits(max_memory: float | None, max_seconds: float, given: dict[str, Any]) -> Limits:
-    """What was asked for; inputs of the caller's own are trusted to take what they need."""
+def _limits(max_memory: float | None, max_seconds: float | None, given: dict[str, Any]) -> Limits:
+    """What was asked for; inputs and commands of the caller's own may take what they need."""
     if max_memory is not None and 0 < max_memory < _LEAST_MEMORY:
         raise click.UsageError(f"--max-memory: the libraries alone take {_LEAST_MEMORY} GiB.")
     memory = None if max_memory is None else int(max_memory * 2**30) or None
-    own_data = [given.get(name) for name in ("inputs_path", "data_path")]
-    if max_memory is None and not any(own_data):
-        memory = memory_limit(_existing_files(given))
+    files = list(_existing_files(given))
+    is_own = any(given.get(name) for name in ("inputs_path", "data_path"))
+    if max_memory is None and not is_own:
+        memory = memory_limit(files)
+    if max_seconds is None and not is_own and given.get("check") is None:
+        max_seconds = time_limit(files)
     debug = click.get_current_context().find_root().meta.get(DEBUG, False)
     return Limits(memory, max_seconds or None, show_crash=debug)
 

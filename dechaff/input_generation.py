@@ -13,13 +13,15 @@ from dechaff.ir import Module, shape_expressions, symbol
 from .arrays import Array, Arrays
 from .input_roles import InputRole, Role, input_roles
 
-_BATCH, _SEQUENCE, _OTHER = 4, 11, 3
+_BATCH, _SEQUENCE, _OTHER = 4, 9, 3
 """Sizes of the batch axis, of the sequence axis and of any further symbolic axis."""
 
 _SEED = 20
 
 MIXED = "mixed padding"
 """The case in which the rows are padded in all ways: it stands for the others where time counts."""
+NO_PADDING = "no padding, extreme values"
+"""The case in which every position holds a token."""
 _WAYS = ("none", "right", "left", "interleaved", "empty")
 
 
@@ -44,11 +46,12 @@ class _Plan:
     batch: int
     sequence: int
     padding: str = "none"
+    extreme: bool = False
 
 
 _MASKED_PLANS = (
     _Plan("right-padded", _BATCH, _SEQUENCE, "right"),
-    _Plan("no padding", _BATCH, _SEQUENCE),
+    _Plan(NO_PADDING, _BATCH, _SEQUENCE, extreme=True),
     _Plan("left-padded", _BATCH, _SEQUENCE, "left"),
     _Plan("interleaved padding", _BATCH, _SEQUENCE, "interleaved"),
     _Plan("an all-padded row", _BATCH, _SEQUENCE, "empty row"),
@@ -60,7 +63,12 @@ _UNMASKED_PLANS = (
     _Plan("generated", _BATCH, _SEQUENCE),
     _Plan("batch of 1", 1, _SEQUENCE),
     _Plan("sequence of 1", _BATCH, 1),
+    _Plan("extreme values", _BATCH, _SEQUENCE, extreme=True),
 )
+_EXTREME_SCALES = (0.0, 4.0, 1e-6, 1.0)
+"""Factors of the rows' normal numbers, by turns: a row of zeros has no variance, and one of tiny
+numbers less than the epsilon of a normalization. Larger ones would only show that softmax magnifies
+rounding."""
 
 
 def generate_inputs(module: Module) -> list[InputCase]:
@@ -99,8 +107,8 @@ def few_cases(cases: Sequence[InputCase]) -> list[int]:
     """Which cases cover the ways of padding in the fewest tokens.
 
     Returns:
-        Indices: the mixed case, and those that were not generated. All, if there is no mixed case
-        with rows enough for all ways.
+        Indices: the mixed case, and the first that was not generated. All, if there is no mixed
+        case with rows enough for all ways.
     """
     names = [case.name for case in cases]
     if MIXED not in names:
@@ -109,7 +117,9 @@ def few_cases(cases: Sequence[InputCase]) -> list[int]:
     if any(array.ndim and len(array) < len(_WAYS) for array in mixed.inputs.values()):
         return list(range(len(cases)))
     replaced = {plan.name for plan in _MASKED_PLANS if plan.name != MIXED}
-    return [index for index, name in enumerate(names) if name not in replaced]
+    kept = [index for index, name in enumerate(names) if name not in replaced]
+    given = [index for index in kept if names[index] != MIXED]
+    return [index for index in kept if index not in given[1:]]
 
 
 def _same_inputs(left: InputCase, right: InputCase) -> bool:
@@ -144,10 +154,17 @@ class _Generator:
             return self._ids(role, shape).astype(dtype)
         if dtype.kind in "biu":
             return self._random.integers(0, 2, shape).astype(dtype)
-        return np.asarray(self._random.standard_normal(shape)).astype(dtype)
+        numbers = np.asarray(self._random.standard_normal(shape))
+        if self._plan.extreme and numbers.ndim:
+            scales = np.resize(_EXTREME_SCALES, len(numbers))
+            numbers = numbers * scales.reshape(-1, *(1,) * (numbers.ndim - 1))
+        return numbers.astype(dtype)
 
     def _ids(self, role: InputRole, shape: tuple[int, ...]) -> Array:
         ids = self._random.integers(0, role.num_ids, shape)
+        if self._plan.extreme:  # the table's ends alone, and rows of one id
+            ids = np.where(ids % 2 == 0, 0, role.num_ids - 1)
+            ids[:1] = 0
         ids.reshape(-1)[:1], ids.reshape(-1)[-1:] = 0, role.num_ids - 1  # the table's two ends
         if role.padding_id is None or len(shape) != 2:
             return ids

@@ -13,8 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 _BASE_BYTES = 3 << 29
 """Memory that a run may take whatever the model: libraries and small tensors."""
+_BYTES_PER_CORE = 1 << 26
+"""Stacks of threads and buffers of linear algebra, which are made for each core."""
 _BYTES_PER_BYTE = 8
 """How often the weights may lie in memory, with what is computed from them."""
+_BASE_SECONDS = 120.0
+_SECONDS_PER_BYTE = 1e-6
+"""Some hundred times what a run takes; the rest is for slow machines."""
 _MOST_FILES = 1000
 _DEPTH = 2
 _GRACE_SECONDS = 5
@@ -77,15 +82,41 @@ def isolate(limits: Limits) -> Outcome | None:
     return None
 
 
+def limited_memory() -> int | None:
+    """Bytes of private memory that the system lets this process take; None is no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def memory_text(error: MemoryError) -> str:
+    """What to tell of too little memory: the error, and the limit if there is one."""
+    limit, told = limited_memory(), " ".join(str(error).split())
+    text = f"out of memory: {told}" if told else "out of memory"
+    return text if limit is None else f"{text}; --max-memory was {limit / 2**30:.3g} GiB"
+
+
 def memory_limit(paths: Iterable[str]) -> int:
     """Bytes that work on these files may take: in proportion to what lies in their folders.
 
     Weights may lie in further files, which only the model names: everything beside it counts, by
     its room on the disk, so that a file with holes counts as what it holds.
     """
+    base = _BASE_BYTES + _BYTES_PER_CORE * (os.cpu_count() or 1)
+    return min(base + _BYTES_PER_BYTE * _bytes_beside(paths), _physical_memory())
+
+
+def time_limit(paths: Iterable[str]) -> float:
+    """Seconds that work on these files may take, in proportion to the same bytes."""
+    return _BASE_SECONDS + _SECONDS_PER_BYTE * _bytes_beside(paths)
+
+
+def _bytes_beside(paths: Iterable[str]) -> int:
     folders = {pathlib.Path(path).absolute().parent for path in paths}
-    held = sum(_bytes_on_disk(folder) for folder in folders)
-    return min(_BASE_BYTES + _BYTES_PER_BYTE * held, _physical_memory())
+    return sum(_bytes_on_disk(folder) for folder in folders)
 
 
 def _bytes_on_disk(folder: pathlib.Path) -> int:

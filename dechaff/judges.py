@@ -17,7 +17,8 @@ from dechaff.passes import Numerics
 from .input_generation import InputCase
 from .model_files import save_module
 from .model_verification import compare_modules
-from .verification import Reference, compare_outputs, run_cases
+from .reference import Reference, run_cases
+from .verification import compare_outputs, truths_of
 
 
 class Judge(Protocol):
@@ -47,7 +48,8 @@ class NumbersJudge:
             masks = reference.masks(after.valid_positions)
         except DechaffError as error:
             return str(error)
-        figures = compare_outputs(reference.outputs, actual, masks, names, Numerics.REASSOCIATES)
+        numerics, truths = Numerics.REASSOCIATES, truths_of(reference, after)
+        figures = compare_outputs(reference.outputs, actual, masks, names, numerics, truths)
         for item in figures:
             if item.problem is not None:
                 return f"output {item.output!r}, case {item.case!r}: {item.problem}"

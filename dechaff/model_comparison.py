@@ -42,6 +42,7 @@ class ModelComparison:
         skipped: cases that the first model does not run, with the runtime's reason.
         divergence: the first intermediate value that differs; None if the models agree, or share
             no value on the way to the output.
+        earlier: whether an earlier run compared the same two models on the same inputs.
     """
 
     first: str
@@ -50,6 +51,7 @@ class ModelComparison:
     cases: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     divergence: Divergence | None
+    earlier: bool = False
 
     @property
     def problem(self) -> str | None:
@@ -79,17 +81,27 @@ class ModelComparison:
 
     def to_json(self) -> str:
         """The comparison as JSON; what is not finite is null."""
-        data = dataclasses.asdict(self) | {"agree": self.agree, "problem": self.problem}
+        data = self.to_dict() | {"agree": self.agree, "problem": self.problem}
         return json.dumps(_finite(data), indent=2)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain data."""
+        return dataclasses.asdict(self)
+
     def __rich__(self) -> ConsoleRenderable:
+        by = " by an earlier run (--no-cache compares again)" if self.earlier else ""
         verdict = "agree" if self.agree else "DIFFER"
         parts: list[Any] = [
-            Text(f"{self.first} and {self.second} {verdict} on {len(self.cases)} cases: ")
+            Text(f"{self.first} and {self.second} {verdict} on {len(self.cases)} cases{by}: ")
             + Text(", ".join(self.cases)),
             self._table(),
         ]
         parts += [Text(f"skipped case {name!r}: {reason}") for name, reason in self.skipped]
+        parts += [
+            Text(f"{item.figures.output}: {item.figures.settled}")
+            for item in self.outputs
+            if item.figures.settled is not None
+        ]
         if self.divergence is not None:
             parts += [
                 Text(str(self.divergence)),
@@ -115,6 +127,20 @@ class ModelComparison:
                 Text(figures.case),
             )
         return table
+
+
+def earlier_comparison(data: dict[str, Any], first: str, second: str) -> ModelComparison:
+    """An agreement from the data that an earlier run kept, under the models' present names."""
+    outputs = [
+        OutputComparison(
+            OutputFigures(**item["figures"]),
+            None if item["closeness"] is None else Closeness(**item["closeness"]),
+        )
+        for item in data["outputs"]
+    ]
+    skipped = tuple((name, reason) for name, reason in data["skipped"])
+    cases = tuple(data["cases"])
+    return ModelComparison(first, second, tuple(outputs), cases, skipped, None, earlier=True)
 
 
 def _finite(data: Any) -> Any:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 
 from dechaff.ir import Module, UsageError
 
-from .arrays import bind_positional, check_inputs
+from .arrays import bind_positional, check_inputs, read_arrays
 from .input_generation import InputCase
+
+_MOST_BATCHES = 64
+"""Batches that are taken of an iterable, which may have no end."""
 
 
 def import_model(model: Any, example_inputs: Any = None) -> Module:
@@ -47,15 +51,44 @@ def _is_torch_model(model: object) -> bool:
     return isinstance(model, tuple(kinds))
 
 
-def example_case(module: Module, example_inputs: Any) -> InputCase | None:
-    """The caller's example inputs as named arrays, checked; None if there are none.
+def batches_of(example_inputs: Any) -> list[Any]:
+    """The calls that a caller's example inputs stand for, at most 64.
+
+    Args:
+        example_inputs: one call, as a tuple, a mapping, an array or ``(args, kwargs)``; several, as
+            a list of mappings or any other iterable, such as a generator or a data loader; the path
+            of an ``.npz`` file; or None.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if example_inputs is None:
+        return []
+    if isinstance(example_inputs, (str, os.PathLike)):
+        return [read_arrays(os.fspath(example_inputs), "inputs")]
+    if isinstance(example_inputs, list):
+        is_batches = bool(example_inputs) and all(isinstance(i, Mapping) for i in example_inputs)
+        return example_inputs[:_MOST_BATCHES] if is_batches else [example_inputs]
+    is_one_call = isinstance(example_inputs, (Mapping, tuple)) or hasattr(example_inputs, "shape")
+    if is_one_call or not isinstance(example_inputs, Iterable):
+        return [example_inputs]
+    return list(itertools.islice(example_inputs, _MOST_BATCHES))
+
+
+def example_cases(module: Module, batches: Sequence[Any]) -> list[InputCase]:
+    """The caller's example inputs as named arrays, checked.
 
     Raises:
         InputRejectedError: they do not fit the model's signature.
     """
-    if example_inputs is None:
-        return None
-    return InputCase("example inputs", check_inputs(module, _by_name(module, example_inputs)))
+    single = len(batches) == 1
+    return [
+        InputCase(
+            "example inputs" if single else f"example inputs {number}",
+            check_inputs(module, _by_name(module, batch)),
+        )
+        for number, batch in enumerate(batches, 1)
+    ]
 
 
 def _by_name(module: Module, example_inputs: Any) -> Mapping[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.backends import start_session
+from dechaff.backends import SessionSettings, start_session
 from dechaff.ir import (
     DechaffError,
-    ModelRejectedError,
     Module,
     UsageError,
     VerificationFailedError,
@@ -22,16 +21,20 @@ from dechaff.passes import Numerics
 
 from .arrays import Array, Arrays, runtime_inputs
 from .closeness import Closeness, measure_closeness
+from .disputes import Truth
+from .double_precision import run_in_double
 from .first_divergence import Divergence, first_divergence, probe_values
 from .input_generation import InputCase, generate_inputs
-from .model_comparison import ModelComparison, OutputComparison
+from .model_comparison import ModelComparison, OutputComparison, earlier_comparison
 from .model_files import load_module
-from .model_import import example_case, import_model
+from .model_import import batches_of, example_cases, import_model
+from .reference import Reference
 from .value_matching import match_values
-from .verification import OutputFigures, Reference, compare_outputs
+from .verification import OutputFigures, compare_outputs
+from .verification_cache import VerificationCache
 
 
-def verify(a: Any, b: Any, inputs: Any = None) -> ModelComparison:
+def verify(a: Any, b: Any, inputs: Any = None, *, cache: bool = False) -> ModelComparison:
     """Compare two models on the same inputs, also ones that dechaff did not make.
 
     The first model runs as the reference, without runtime optimizations. Outputs and inputs match
@@ -42,7 +45,10 @@ def verify(a: Any, b: Any, inputs: Any = None) -> ModelComparison:
         a: the path of an ONNX file, an ``onnx.ModelProto``, an ``onnx_ir.Model``, or a torch model
             (``inputs`` are then what it is called with).
         b: the other model, of any of these kinds.
-        inputs: arrays by input name of ``a``, or a tuple; generated from its signature if None.
+        inputs: arrays by input name of ``a``, or a tuple; an iterable of these, such as a data
+            loader, of which 64 are taken; the path of an ``.npz`` file; or None, which generates
+            them from the signature.
+        cache: whether an earlier agreement of the same models on the same inputs will do.
 
     Returns:
         Figures for each output; the first diverging intermediate value if they differ.
@@ -52,13 +58,21 @@ def verify(a: Any, b: Any, inputs: Any = None) -> ModelComparison:
         InputRejectedError: the inputs do not fit the first model.
         UsageError: the two have different numbers of inputs or outputs.
     """
-    first, second = _load(a, inputs), _load(b, inputs)
-    given = example_case(first, inputs)
-    cases = generate_inputs(first) if given is None else [given]
-    return compare_modules(first, second, cases)
+    batches = batches_of(inputs)
+    first, second = _load(a, *batches[:1]), _load(b, *batches[:1])
+    cases = example_cases(first, batches) or generate_inputs(first)
+    kept = VerificationCache(use=cache)
+    key = kept.key(first, second, cases, SessionSettings(), figures="closeness")
+    earlier = kept.find(key)
+    if earlier is not None:
+        return earlier_comparison(earlier, first.source, second.source)
+    found = compare_modules(first, second, cases)
+    if found.agree:
+        kept.keep(key, found.to_dict())
+    return found
 
 
-def _load(model: Any, inputs: Any) -> Module:
+def _load(model: Any, inputs: Any = None) -> Module:
     if isinstance(model, (str, bytes)) or hasattr(model, "__fspath__"):
         return load_module(model)
     return import_model(model, inputs)
@@ -115,8 +129,7 @@ def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -
     """Compare two modules; see :func:`verify`."""
     interface = pair_interfaces(first, second)
     reference = Reference(first, cases)
-    if reference.reason is not None:
-        raise ModelRejectedError(f"{first.source}: {reference.reason}")
+    reference.require()
     actual = _run_second(first, second, reference.cases, interface)
     names = [case.name for case in reference.cases]
     ours = {theirs: mine for mine, theirs in interface.outputs.items()}
@@ -126,7 +139,8 @@ def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -
     ]
     masks = reference.masks(positions)
     _blank_padding(first, reference, actual)
-    figures = compare_outputs(reference.outputs, actual, masks, names, Numerics.REASSOCIATES)
+    numerics, truths = Numerics.REASSOCIATES, _truths(first, second, reference, interface)
+    figures = compare_outputs(reference.outputs, actual, masks, names, numerics, truths)
     outputs = tuple(
         OutputComparison(item, _closeness(item.output, reference.outputs, actual, masks))
         for item in figures
@@ -141,11 +155,26 @@ def compare_modules(first: Module, second: Module, cases: Sequence[InputCase]) -
     )
 
 
+def _truths(
+    first: Module, second: Module, reference: Reference, interface: Interface
+) -> tuple[Truth, Truth]:
+    """Both models in float64, by the first's names."""
+
+    def ours(case: int) -> Arrays:
+        return run_in_double(first, reference.cases[case].inputs)
+
+    def theirs(case: int) -> Arrays:
+        found = run_in_double(second, interface.feeds(reference.cases[case]))
+        return {mine: found[name] for mine, name in interface.outputs.items()}
+
+    return ours, theirs
+
+
 def _run_second(
     first: Module, second: Module, cases: Sequence[InputCase], interface: Interface
 ) -> list[Arrays]:
     try:
-        session = start_session(second)
+        session = start_session(second, on_trial=True)
         found = [session.run(interface.feeds(case)) for case in cases]
     except DechaffError as error:
         raise VerificationFailedError(

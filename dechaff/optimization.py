@@ -29,18 +29,20 @@ from .bisection import bisect_command
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
-from .model_import import example_case, import_model
+from .model_import import batches_of, example_cases, import_model
 from .nominal_sizes import nominal_sizes, used_sizes
 from .optimized_model import OptimizedModel
 from .pass_checks import PassChecker
 from .progress import Progress, StepCounter, show_progress
+from .reference import Reference
 from .report import Report, pass_notes
 from .search import MetricFunction, SearchResult, drive, make_request, searched_passes
 from .settings import Config, Settings, resolve_settings
 from .snapshots import SnapshotWriter
 from .target_lowering import lower_for_target
 from .trace import TraceRecorder, tracing
-from .verification import Reference, Verification, verify_result, weakest_numerics
+from .verification import Verification, weakest_numerics
+from .verification_cache import VerificationCache, verify_once
 from .versions import package_versions
 
 _CULPRIT_SEARCH_PARAMETERS = 500_000_000
@@ -74,12 +76,12 @@ def optimize(
     Args:
         model: a ``torch.nn.Module``, ``ExportedProgram`` or ``GraphModule``; the path of an ONNX
             file; an ``onnx.ModelProto``; or an ``onnx_ir.Model``.
-        example_inputs: arguments the model is called with: a tuple of positional ones or a mapping
-            of named ones. Capture of a torch module uses them; verification runs them beside
-            inputs that it generates from the signature.
-        target: ``cpu`` is for ONNX Runtime, and may use its own operators; ``openvino`` is for
-            OpenVINO; ``auto`` times the model in both and takes the faster; ``portable`` emits
-            standard operators only; ``cuda``, ``llvm``, a tag or JSON: TVM generates code.
+        example_inputs: what the model is called with: a tuple of positional arguments, a mapping of
+            named ones, an iterable of these (64 are taken) or an ``.npz`` file. Capture of a torch
+            module uses the first; verification runs all, beside inputs that it generates.
+        target: ``cpu`` (ONNX Runtime and its own operators), ``openvino``, ``auto`` (the faster of
+            these two on this machine), ``portable`` (standard operators only); or TVM's ``cuda``,
+            ``llvm``, a tag or a target as JSON.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.
         verify: ``final`` compares the result with the original once; ``each`` compares after every
@@ -92,7 +94,7 @@ def optimize(
             fails. It holds no weights.
         snapshots: an empty folder for the model after each pass that changed it, as ONNX files
             that run; they share one file of weights.
-        cache: whether kernel timings of earlier runs on this machine are used, and new ones kept,
+        cache: whether kernel timings and comparisons of earlier runs are used, and new ones kept,
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
         tuning_log: a folder of ``dechaff tune`` whose schedules generated code takes.
@@ -128,10 +130,11 @@ def optimize(
     listed = settings.passes if request is None else searched_passes(settings.passes)
     chosen = parse_pass_list(listed)
     with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
-        steps = StepCounter(report_step, len(chosen) + 4)
+        steps = StepCounter(report_step, len(chosen) + 3)
         steps.step("capture")
-        module = import_model(model, example_inputs)
-        example = example_case(module, example_inputs)
+        batches = batches_of(example_inputs)
+        module = import_model(model, *batches[:1])
+        examples = example_cases(module, batches)
         found: SearchResult | None = None
         if request is not None:
             threads = session or SessionSettings()
@@ -139,7 +142,7 @@ def optimize(
             chosen = list(found.passes)
         writer = SnapshotWriter(snapshots) if snapshots is not None else None
         run = _Run(
-            module, example, chosen, settings, steps, _place(model), recorder, session, writer
+            module, examples, chosen, settings, steps, _place(model), recorder, session, writer
         )
         optimized = run.execute()
         steps.finish()
@@ -160,7 +163,7 @@ class _Run:
     def __init__(
         self,
         module: Module,
-        example: InputCase | None,
+        examples: Sequence[InputCase],
         passes: Sequence[Pass],
         settings: Settings,
         steps: StepCounter,
@@ -172,7 +175,8 @@ class _Run:
         self._place = place
         self._original = module.clone()
         self._module = module
-        self._example = example
+        self._examples = list(examples)
+        self._example = examples[0].inputs if examples else None
         self._passes = passes
         self._settings = settings
         self._target = settings.target
@@ -180,6 +184,7 @@ class _Run:
         self._recorder = recorder
         self._snapshots = snapshots
         self._session = session or SessionSettings()
+        self._cache = VerificationCache(use=settings.cache and settings.verify != "off")
         self._records: list[PassRecord] = []
         self._verification = Verification(settings.verify, reason="verification is off")
         self._lowered_ops: Counter[str] = Counter()
@@ -201,13 +206,12 @@ class _Run:
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)
         self._steps.step("verify")
         if reference is not None:
-            self._verify(reference, lowered)
+            self._verify(reference, optimized, lowered)
         return lowered
 
     def _lower(self, optimized: Module) -> Module:
-        example = None if self._example is None else self._example.inputs
         lowered = lower_for_target(
-            optimized, self._original, self._settings, example, self._session
+            optimized, self._original, self._settings, self._example, self._session
         )
         self._target, self.compiled = lowered.target, lowered.compiled
         self._choices += lowered.notes
@@ -225,15 +229,15 @@ class _Run:
     def _reference(self) -> Reference | None:
         if self._settings.verify == "off":
             return None
-        self._steps.step("run the original")
-        given = [self._example] if self._example is not None else []
-        return Reference(self._original, given + generate_inputs(self._original), self._session)
+        self._cache.prepare(self._original)
+        cases = self._examples + generate_inputs(self._original)
+        return Reference(self._original, cases, self._session)
 
-    def _verify(self, reference: Reference, lowered: Module) -> None:
-        numerics, mode = weakest_numerics(self._records), self._settings.verify
+    def _verify(self, reference: Reference, passed: Module, lowered: Module) -> None:
+        numerics, mode, code = weakest_numerics(self._records), self._settings.verify, self.compiled
         try:
-            self._verification = verify_result(reference, lowered, numerics, mode, self.compiled)
-            problem = self._verification.problem
+            found = verify_once(self._cache, reference, lowered, numerics, mode, passed, code)
+            self._verification, problem = found, found.problem
         except VerificationFailedError as error:
             problem = str(error)
         if problem is not None:
@@ -242,11 +246,9 @@ class _Run:
             raise VerificationFailedError(self._failure_text(reference, problem))
 
     def _failure_text(self, reference: Reference, problem: str) -> str:
-        return "; ".join(
-            filter(None, [f"{self._original.source}: {problem}", self._blame(reference)])
-        )
+        return f"{self._original.source}: {problem}; {self._blame(reference)}"
 
-    def _blame(self, reference: Reference) -> str | None:
+    def _blame(self, reference: Reference) -> str:
         """What is at fault: a pass, found by checking after each one, or the lowering."""
         lowering = f"no pass is at fault, the lowering for target {self._target} is"
         advice = 'verify="each" leaves out a pass whose numbers are wrong'
@@ -279,13 +281,12 @@ class _Run:
         notes = [*pass_notes(records), *self._choices]
         if not self._has_attention:
             notes.append("the model has no attention that dechaff recognizes")
-        example = None if self._example is None else self._example.inputs
         return Report(
             source=self._original.source,
             target=self._target,
             records=records,
             sizes=used_sizes(
-                nominal_sizes(self._original, example),
+                nominal_sizes(self._original, self._example),
                 [measure(self._original), *(record.after for record in records)],
             ),
             verification=self._verification,

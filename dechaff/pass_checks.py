@@ -5,8 +5,9 @@ from __future__ import annotations
 from dechaff.ir import DechaffError, Module
 from dechaff.passes import Numerics, Pass, PassRecord
 
-from .input_generation import few_cases
-from .verification import OutputFigures, Reference, compare_outputs, run_cases
+from .arrays import Arrays
+from .reference import Reference, run_cases
+from .verification import OutputFigures, compare_outputs, truths_of
 
 
 class PassChecker:
@@ -19,11 +20,7 @@ class PassChecker:
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
-        # Each pass is checked on few tokens, that checking costs no more than the passes; at the
-        # end the result is compared on all cases.
-        self._chosen = few_cases(reference.cases)
-        self._cases = [reference.cases[index] for index in self._chosen]
-        self._latest = [reference.outputs[index] for index in self._chosen]
+        self._latest: list[Arrays] | None = None
         self.figures: tuple[OutputFigures, ...] = ()
 
     def pass_starts(self, index: int, count: int, step: Pass) -> None:
@@ -32,16 +29,20 @@ class PassChecker:
     def pass_ends(self, before: Module, after: Module, record: PassRecord) -> str | None:
         """The first disagreement as the reason to undo the pass, or None."""
         self.figures = ()
-        if self.reference.reason is not None:
+        # Each pass is checked on few tokens, that checking costs no more than the passes; at the
+        # end the result is compared on all cases.
+        reference = self.reference.few
+        if reference.reason is not None:
             return None
-        names = [case.name for case in self._cases]
+        names = [case.name for case in reference.cases]
         try:
-            actual = run_cases(after, self._cases, served=False)
-            all_masks = self.reference.masks(after.valid_positions)
-            masks = [all_masks[index] for index in self._chosen]
+            actual = run_cases(after, reference.cases, served=False, settings=reference.settings)
+            masks = reference.masks(after.valid_positions)
         except DechaffError as error:
             return str(error)
-        figures = compare_outputs(self._latest, actual, masks, names, Numerics(record.numerics))
+        latest = reference.outputs if self._latest is None else self._latest
+        numerics, truths = Numerics(record.numerics), truths_of(reference, after, before)
+        figures = compare_outputs(latest, actual, masks, names, numerics, truths)
         self.figures = figures
         for item in figures:
             if item.problem is not None:

@@ -203,6 +203,11 @@ def _verification_lines(verification: Verification) -> list[str]:
         for item in verification.outputs
     ]
     lines += [
+        f"  {item.output}: {item.settled}"
+        for item in verification.outputs
+        if item.settled is not None
+    ]
+    lines += [
         f"  skipped case {name!r}: the original does not run on it: {reason}"
         for name, reason in verification.skipped
     ]
@@ -212,13 +217,16 @@ def _verification_lines(verification: Verification) -> list[str]:
 def _verification_headline(verification: Verification) -> str:
     if verification.reason is not None:
         return f"not verified: {verification.reason}"
-    return f"verified on {len(verification.cases)} cases: {', '.join(verification.cases)}"
+    earlier = " by an earlier run (--no-cache compares again)" if verification.earlier else ""
+    names = ", ".join(verification.cases)
+    return f"verified on {len(verification.cases)} cases{earlier}: {names}"
 
 
 def _verification_data(verification: Verification) -> dict[str, Any]:
     return {
         "mode": verification.mode,
         "verified": verification.verified,
+        "earlier": verification.earlier,
         "reason": verification.reason,
         "cases": list(verification.cases),
         "skipped": [{"case": name, "reason": reason} for name, reason in verification.skipped],

@@ -14,12 +14,13 @@ from dechaff.ir import DechaffError, Module, UsageError
 from dechaff.passes import GraphSize, Numerics, Pass, PassRecord
 
 from .pass_checks import PassChecker
+from .reference import Reference
 from .report import Report
 from .settings import Settings
 from .trace_file import FORMAT, VERSION, graph_difference, write_trace
 from .trace_graph import GraphData, GraphRecorder
 from .value_errors import errors_of_pass
-from .verification import OutputFigures, Reference
+from .verification import OutputFigures
 from .versions import package_versions
 
 TracePath = str | os.PathLike[str]

@@ -13,7 +13,7 @@ from dechaff.passes import GraphSize, measure
 
 from .graph_matching import align_names
 from .input_generation import generate_inputs
-from .model_import import example_case
+from .model_import import batches_of, example_cases
 from .nominal_sizes import nominal_sizes, used_sizes
 from .trace import finite, size_data
 from .trace_file import FORMAT, VERSION, graph_difference
@@ -101,8 +101,7 @@ def _read(path: Path, *, to_compare: bool) -> Module:
 
 
 def _errors(first: Module, second: Module, inputs: Any) -> dict[str, Any] | None:
-    given = example_case(first, inputs)
-    cases = generate_inputs(first) if given is None else [given]
+    cases = example_cases(first, batches_of(inputs)) or generate_inputs(first)
     found = errors_of_models(first, second, cases)
     if found is None:
         _LOG.warning("%s: errors are not shown: the two cannot be run beside it", first.source)

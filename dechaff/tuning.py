@@ -11,7 +11,7 @@ from typing import Any
 from dechaff.ir import Module, UsageError, to_text
 from dechaff.passes import PassList, parse_pass_list, run_passes
 
-from .model_import import example_case, import_model
+from .model_import import batches_of, example_cases, import_model
 from .nominal_sizes import nominal_sizes
 from .progress import Progress, show_progress
 
@@ -81,9 +81,10 @@ def tune(
     from dechaff.backends.tvm.tuning.tuner import tune as search
 
     resolved = resolve_target(target)
-    module = import_model(model, example_inputs)
-    case = example_case(module, example_inputs)
-    chosen = sizes_for(module, None if case is None else case.inputs, sizes)
+    batches = batches_of(example_inputs)
+    module = import_model(model, batches[0] if batches else None)
+    cases = example_cases(module, batches)
+    chosen = sizes_for(module, cases[0].inputs if cases else None, sizes)
     optimized, _ = run_passes(module.clone(), parse_pass_list(passes))
     kernels = kernels_of(fused_kernels(optimized, resolved), chosen)
     wanted = [kernel for kernel in kernels if _is_chosen(kernel.name, ops)]

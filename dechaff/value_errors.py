@@ -11,12 +11,11 @@ from dechaff.passes import Numerics
 from .arrays import Array
 from .comparison import Difference, compare_arrays
 from .first_divergence import first_divergence, probe_values
-from .input_generation import InputCase
+from .input_generation import NO_PADDING, InputCase
 from .model_verification import pair_interfaces
+from .reference import Reference, run_cases
 from .value_matching import match_values
-from .verification import OutputFigures, Reference, compare_outputs, run_cases
-
-_FULL_CASE = "no padding"
+from .verification import OutputFigures, compare_outputs
 
 
 def errors_between(
@@ -94,7 +93,7 @@ def errors_of_models(
 
     What a model computes for padding may differ, and mean nothing.
     """
-    full = [case for case in cases if case.name == _FULL_CASE]
+    full = [case for case in cases if case.name == NO_PADDING]
     reference = Reference(first, full or cases[:1])
     if reference.reason is not None:
         return None

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-import onnx_ir.passes.common as common_passes
-
-from dechaff.backends import RunningModel, Session, SessionSettings, start_session
-from dechaff.ir import (
-    DechaffError,
-    Module,
-    ValidPositions,
-    VerificationFailedError,
-    constant_value,
-)
+from dechaff.backends import RunningModel
+from dechaff.ir import Module
 from dechaff.passes import Numerics, PassRecord
 
-from .arrays import Array, Arrays
+from .arrays import Array
 from .comparison import Difference, compare_arrays
-from .compilation import runnable
-from .input_generation import InputCase
-
-if TYPE_CHECKING:
-    from dechaff.backends.tvm.compiled_model import CompiledModel
+from .disputes import Disputes, Truth
+from .double_precision import run_in_double
+from .reference import Reference, run_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +27,7 @@ class OutputFigures:
         limit: largest difference allowed, in the case that came nearest to its limit.
         case: that case.
         problem: what is wrong, or None if the output agrees in every case.
+        settled: what float64 says of an error above the limit that is none; None if there is none.
     """
 
     output: str
@@ -44,6 +35,7 @@ class OutputFigures:
     limit: float
     case: str
     problem: str | None
+    settled: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +48,7 @@ class Verification:
         cases: names of the cases that ran.
         skipped: cases that the original itself does not run, with the runtime's reason.
         reason: why nothing was compared, or what limits the comparison; None if it is complete.
+        earlier: whether an earlier run compared the same two models on the same inputs.
     """
 
     mode: str
@@ -63,6 +56,7 @@ class Verification:
     cases: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     reason: str | None = None
+    earlier: bool = False
 
     @property
     def verified(self) -> bool:
@@ -82,126 +76,25 @@ class Verification:
         return None
 
 
-class Reference:
-    """The original module's results on every case it runs, without runtime optimizations.
-
-    Attributes:
-        module: the original.
-        settings: threads, affinity and memory it runs with, and what is compared with it.
-        cases: the cases that the original runs.
-        outputs: the original's outputs, by name, for each of these.
-        skipped: the other cases, with the reason.
-        reason: why no case ran, or None.
-    """
-
-    def __init__(
-        self, module: Module, cases: Sequence[InputCase], settings: SessionSettings | None = None
-    ) -> None:
-        self.module = module
-        self.settings = settings
-        self.cases: list[InputCase] = []
-        self.outputs: list[Arrays] = []
-        self.skipped: list[tuple[str, str]] = []
-        self.reason: str | None = None
-        self._masks: dict[str, list[Array]] = {}
-        try:
-            session = Session(module, graph_optimizations=False, settings=settings)
-        except DechaffError as error:
-            self.reason = f"the original does not load in ONNX Runtime: {error}"
-            return
-        for case in cases:
-            try:
-                self.outputs.append(session.run(case.inputs))
-                self.cases.append(case)
-            except DechaffError as error:
-                self.skipped.append((case.name, str(error)))
-        if not self.cases:
-            first = f": {self.skipped[0][1]}" if self.skipped else ""
-            self.reason = (
-                f"the original runs on none of the inputs{first}; give example_inputs that fit it"
-            )
-
-    def masks(self, positions: Sequence[ValidPositions]) -> list[dict[str, Array]]:
-        """For each case, the mask [B, S] or [B] of each output that has valid positions.
-
-        Raises:
-            VerificationFailedError: the original has no such value.
-        """
-        for item in positions:
-            if item.mask not in self._masks:
-                self._masks[item.mask] = self._fetch(item.mask)
-        return [
-            {item.output: item.meaningful(self._masks[item.mask][index]) for item in positions}
-            for index in range(len(self.cases))
-        ]
-
-    def _fetch(self, name: str) -> list[Array]:
-        """A value of the original, which need not be a graph output, in every case."""
-        if all(name in case.inputs for case in self.cases):
-            return [case.inputs[name] for case in self.cases]
-        if all(name in outputs for outputs in self.outputs):
-            return [outputs[name] for outputs in self.outputs]
-        probe = self.module.clone()
-        values = {value.name or "": value for node in probe.graph for value in node.outputs}
-        values.update(probe.graph.initializers)
-        if name not in values:
-            raise VerificationFailedError(
-                f"{self.module.source}: the mask {name!r} of valid positions is no value of the "
-                "original graph, so they cannot be checked"
-            )
-        constant = constant_value(values[name])
-        if constant is not None:
-            return [constant.numpy()] * len(self.cases)
-        probe.graph.outputs.clear()
-        probe.graph.outputs.append(values[name])
-        common_passes.RemoveUnusedNodesPass()(probe.model)
-        session = Session(probe, graph_optimizations=False, settings=self.settings)
-        return [session.run(case.inputs)[name] for case in self.cases]
-
-
-def run_cases(
-    module: Module,
-    cases: Sequence[InputCase],
-    *,
-    served: bool,
-    settings: SessionSettings | None = None,
-    compiled: RunningModel | None = None,
-) -> list[Arrays]:
-    """Outputs of a module on every case.
-
-    Args:
-        module: the module.
-        cases: the inputs.
-        served: run as it will be served, runtime optimizations included; else as a reference.
-        settings: threads, affinity and memory; the defaults if None.
-        compiled: what serves the module in place of a runtime.
-
-    Raises:
-        VerificationFailedError: the module does not load or run where the original does.
-    """
-    try:
-        session: RunningModel
-        if compiled is not None:
-            session = compiled
-        elif served:
-            session = start_session(module, settings)
-        else:
-            session = Session(module, graph_optimizations=False, settings=settings)
-        return [session.run(case.inputs) for case in cases]
-    except DechaffError as error:
-        raise VerificationFailedError(
-            f"the optimized model does not run where the original does: {error}"
-        ) from error
-
-
 def compare_outputs(
     reference: Sequence[Mapping[str, Array]],
     actual: Sequence[Mapping[str, Array]],
     masks: Sequence[Mapping[str, Array]],
     case_names: Sequence[str],
     numerics: Numerics,
+    truths: tuple[Truth, Truth] | None = None,
 ) -> tuple[OutputFigures, ...]:
-    """Compare two modules' outputs, one mapping by output name per case."""
+    """Compare two modules' outputs, one mapping by output name per case.
+
+    Args:
+        reference: the first's.
+        actual: the second's.
+        masks: valid positions by output, [B, S] or [B].
+        case_names: names of the cases.
+        numerics: the weakest promise of what lies between the two.
+        truths: both modules in float64, to settle narrow misses; None settles none.
+    """
+    disputes = None if truths is None else Disputes(*truths, reference, actual, masks)
     names = list(dict.fromkeys(name for outputs in reference for name in outputs))
     figures: list[OutputFigures] = []
     for name in names:
@@ -211,8 +104,21 @@ def compare_outputs(
             else Difference(float("inf"), 0.0, 0.0, "the optimized model has no such output")
             for left, right, mask in zip(reference, actual, masks, strict=True)
         ]
+        if disputes is not None:
+            differences = [disputes.settle(name, i, item) for i, item in enumerate(differences)]
         figures.append(_summarize(name, differences, case_names))
     return tuple(figures)
+
+
+def truths_of(
+    reference: Reference, module: Module, before: Module | None = None
+) -> tuple[Truth, Truth]:
+    """A module, the original if None is given, and a rewrite of it in float64, for each case."""
+
+    def in_double(which: Module) -> Truth:
+        return lambda case: run_in_double(which, reference.cases[case].inputs)
+
+    return in_double(before or reference.module), in_double(module)
 
 
 def _summarize(
@@ -225,6 +131,7 @@ def _summarize(
         limit=differences[worst].limit,
         case=case_names[worst],
         problem=differences[worst].problem,
+        settled=next((item.settled for item in differences if item.settled is not None), None),
     )
 
 
@@ -234,12 +141,24 @@ def _severity(difference: Difference) -> tuple[bool, float]:
     return difference.problem is not None, share
 
 
+def earlier_verification(data: dict[str, Any], mode: str) -> Verification:
+    """A verification from the plain data that an earlier run kept."""
+    return Verification(
+        mode,
+        tuple(OutputFigures(**item) for item in data["outputs"]),
+        tuple(data["cases"]),
+        tuple((name, reason) for name, reason in data["skipped"]),
+        earlier=True,
+    )
+
+
 def verify_result(
     reference: Reference,
     optimized: Module,
     numerics: Numerics,
     mode: str,
-    compiled: CompiledModel | None = None,
+    before_lowering: Module | None = None,
+    compiled: RunningModel | None = None,
 ) -> Verification:
     """Compare an optimized module, as it will be served, with the original.
 
@@ -248,7 +167,8 @@ def verify_result(
         optimized: the module that will be served.
         numerics: the weakest promise among the passes that changed the graph.
         mode: the verification mode, for the record.
-        compiled: generated code that serves the module, if this machine can run it.
+        before_lowering: the same module in operators that have a float64 form.
+        compiled: generated code that serves the module in place of a runtime.
 
     Raises:
         VerificationFailedError: the optimized module does not run where the original does.
@@ -257,15 +177,12 @@ def verify_result(
     if reference.reason is not None:
         return Verification(mode, skipped=skipped, reason=reference.reason)
     actual = run_cases(
-        optimized,
-        reference.cases,
-        served=True,
-        settings=reference.settings,
-        compiled=runnable(compiled),
+        optimized, reference.cases, served=True, settings=reference.settings, compiled=compiled
     )
     names = [case.name for case in reference.cases]
     masks = reference.masks(optimized.valid_positions)
-    figures = compare_outputs(reference.outputs, actual, masks, names, numerics)
+    truths = truths_of(reference, before_lowering or optimized)
+    figures = compare_outputs(reference.outputs, actual, masks, names, numerics, truths)
     reason = None
     if numerics is Numerics.APPROXIMATE:
         reason = "an approximate pass ran: its errors are measured, not judged"

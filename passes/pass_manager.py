@@ -157,7 +157,7 @@ def apply_pass(module: Module, step: Pass, limit: int | None = None) -> Rewriter
     try:
         with contextlib.suppress(RewriteLimitReachedError):
             step.apply(module, rewriter)
-    except DechaffError:
+    except (DechaffError, MemoryError):
         raise
     except Exception as error:
         raise PassFailedError(

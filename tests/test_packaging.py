@@ -61,7 +61,7 @@ def test_type_checkers_are_told_of_the_types(wheel: zipfile.ZipFile) -> None:
 
 def test_the_command_is_declared(wheel: zipfile.ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "dechaff = dechaff.command_line:main" in wheel.read(entry_points).decode()
+    assert "dechaff = dechaff.__main__:main" in wheel.read(entry_points).decode()
 
 
 def test_the_unpacked_wheel_imports(wheel: zipfile.ZipFile, tmp_path: pathlib.Path) -> None:

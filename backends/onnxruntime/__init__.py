@@ -4,7 +4,7 @@ from .attention_timing import AttentionSizes, attention_sizes, time_attention
 from .kernels import has_kernel
 from .lowering import RUNTIME_KEY, TARGETS, lower
 from .processor import machine_name
-from .session import Session
+from .session import RunOverdueError, Session
 from .session_settings import SessionSettings
 from .varlen_attention import AttentionKernel
 
@@ -13,6 +13,7 @@ __all__ = [
     "TARGETS",
     "AttentionKernel",
     "AttentionSizes",
+    "RunOverdueError",
     "Session",
     "SessionSettings",
     "attention_sizes",

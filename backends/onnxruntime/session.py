@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from google.protobuf.message import EncodeError
 
 from dechaff.ir import DechaffError, Module, attach_functions
 
+from .run_limits import RunLimit, is_out_of_memory, stopped_after
 from .session_settings import SessionSettings
 
 _SHARED_WEIGHT_BYTES = 1024
@@ -27,12 +29,19 @@ class RuntimeFailedError(DechaffError):
     """ONNX Runtime could not load or run the model."""
 
 
+class RunOverdueError(RuntimeFailedError):
+    """A run on trial took far longer than a model of its size needs."""
+
+
 class Session:
     """An inference session over a module.
 
     Weights are not serialized. Those that lie in a file the runtime maps itself, one after the
     other, and unmaps once it has packed them; the others it reads from the module's own memory.
     There is thus no 2 GB limit and no second copy before packing.
+
+    A reference session, without graph optimizations, is fed the weights as inputs: the runtime
+    would copy every initializer, which costs more than the few tokens that it is there to run.
 
     Attributes:
         input_names: names of the graph inputs, in order.
@@ -45,6 +54,7 @@ class Session:
         *,
         graph_optimizations: bool = True,
         settings: SessionSettings | None = None,
+        on_trial: bool = False,
     ) -> None:
         """Load the module.
 
@@ -52,9 +62,12 @@ class Session:
             module: a module; its dialect operators run as their reference functions.
             graph_optimizations: whether the runtime may rewrite the graph too; off for a reference.
             settings: threads, affinity and memory; the defaults if None.
+            on_trial: whether runs are stopped that take far too long for the model's size, as those
+                of a reference always are.
 
         Raises:
             RuntimeFailedError: the runtime rejects the model; the message is the runtime's own.
+            MemoryError: there is too little memory for it.
         """
         import onnxruntime
 
@@ -66,24 +79,32 @@ class Session:
             # A weight packed ahead is summed in another order than one that is computed; and a
             # session for a few tokens is done before packing would pay.
             options.add_session_config_entry("session.disable_prepacking", "1")
-        proto, weights, folder = _without_weights(module)
+            # For so few tokens, threads that wait busily cost more than they save.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        proto, weights, folder = _without_weights(module, declare_inputs=not graph_optimizations)
         if folder is not None:
             options.add_session_config_entry(_FOLDER_OF_WEIGHTS, os.path.abspath(folder))
+        self._fed: Arrays = {} if graph_optimizations else weights
         # The runtime keeps pointers into these arrays: they must live as long as the session.
-        self._weights = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()
+        self._shared = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            for name, array in weights.items()
+            if graph_optimizations
         }
-        if self._weights:
-            options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        if self._shared:
+            options.add_external_initializers(list(self._shared), list(self._shared.values()))
         try:
             self._session = onnxruntime.InferenceSession(
                 proto, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise RuntimeFailedError(f"{module.source}: {_first_line(error)}") from error
+            raise _failure(module.source, error) from error
+        self._limit = RunLimit(module) if on_trial or not graph_optimizations else None
         _unload_mapped_weights(module)
         self._source = module.source
-        self.input_names = [value.name for value in self._session.get_inputs()]
+        self.input_names = [
+            value.name for value in self._session.get_inputs() if value.name not in self._fed
+        ]
         self.output_names = [value.name for value in self._session.get_outputs()]
 
     def run(
@@ -99,17 +120,38 @@ class Session:
             An array for each output wanted, by name.
 
         Raises:
-            RuntimeFailedError: the runtime fails on these inputs.
+            RuntimeFailedError: the runtime fails on these inputs, or takes too long on trial.
+            MemoryError: there is too little memory for the run.
         """
+        import onnxruntime
+
         names = list(outputs) if outputs is not None else self.output_names
-        try:
-            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
-        except Exception as error:
-            raise RuntimeFailedError(f"{self._source}: {_first_line(error)}") from error
+        feeds, options = {**self._fed, **inputs}, onnxruntime.RunOptions()
+        seconds = None if self._limit is None else self._limit.seconds(inputs)
+        with stopped_after(seconds, options) as overdue:
+            try:
+                return dict(zip(names, self._session.run(names, feeds, options), strict=True))
+            except Exception as error:
+                if overdue.is_set():
+                    raise RunOverdueError(
+                        f"{self._source}: stopped after {seconds:.3g} s, far more than a model of "
+                        "this size needs"
+                    ) from error
+                raise _failure(self._source, error) from error
 
 
-def _without_weights(module: Module) -> tuple[bytes, Arrays, str | None]:
+def _failure(source: str, error: Exception) -> Exception:
+    """What went wrong, as an error of ours that names the model."""
+    text = f"{source}: {_first_line(error)}"
+    return MemoryError(text) if is_out_of_memory(error) else RuntimeFailedError(text)
+
+
+def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Arrays, str | None]:
     """The serialized model with its larger weights declared external, and where they are.
+
+    Args:
+        module: the module.
+        declare_inputs: declare them inputs instead; all of them are then in memory.
 
     Returns:
         The model; the weights that are in memory; and the folder of the files that hold the others.
@@ -117,9 +159,9 @@ def _without_weights(module: Module) -> tuple[bytes, Arrays, str | None]:
     copy = module.clone()
     attach_functions(copy)
     model = copy.model
-    folder = _folder_of_weights(module)
+    folder = None if declare_inputs else _folder_of_weights(module)
     weights: Arrays = {}
-    for name, value in model.graph.initializers.items():
+    for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _SHARED_WEIGHT_BYTES or not _is_plain(tensor.dtype):
             if isinstance(tensor, ir.ExternalTensor):  # the runtime would look for its file
@@ -128,6 +170,9 @@ def _without_weights(module: Module) -> tuple[bytes, Arrays, str | None]:
         if isinstance(tensor, ir.ExternalTensor) and os.fspath(tensor.base_dir) == folder:
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
+        if declare_inputs:
+            _declare_input(model.graph, value, tensor)
+            continue
         value.const_value = ir.ExternalTensor(
             location="weights",
             offset=0,
@@ -136,7 +181,10 @@ def _without_weights(module: Module) -> tuple[bytes, Arrays, str | None]:
             shape=ir.Shape(weights[name].shape),
             name=name,
         )
-    return ir.to_proto(model).SerializeToString(), weights, folder
+    try:
+        return ir.to_proto(model).SerializeToString(), weights, folder
+    except EncodeError as error:  # the weights are not in it: what it lacks is memory
+        raise MemoryError(f"{module.source}: {error}") from error
 
 
 def _folder_of_weights(module: Module) -> str | None:
@@ -147,6 +195,14 @@ def _folder_of_weights(module: Module) -> str | None:
         if isinstance(value.const_value, ir.ExternalTensor)
     )
     return folders.most_common(1)[0][0] if folders else None
+
+
+def _declare_input(graph: ir.Graph, weight: ir.Value, tensor: ir.TensorProtocol) -> None:
+    graph.initializers.pop(weight.name or "")
+    weight.const_value = None
+    weight.dtype, weight.shape = tensor.dtype, ir.Shape(tensor.numpy().shape)
+    if not weight.is_graph_input():
+        graph.inputs.append(weight)
 
 
 def _unload_mapped_weights(module: Module) -> None:

@@ -13,9 +13,10 @@ from dechaff.backends import lower
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import DechaffError, Module
 from dechaff.ir.attention_ops import PACKED_ATTENTIONS
-from dechaff.model_import import example_case, import_model
+from dechaff.model_import import batches_of, example_cases, import_model
 from dechaff.passes import PassRecord, parse_pass_list, run_passes
-from dechaff.verification import Reference, verify_result, weakest_numerics
+from dechaff.reference import Reference
+from dechaff.verification import verify_result, weakest_numerics
 
 from .building import Axes, Inputs, build_model, example_inputs
 from .families import Family
@@ -135,7 +136,7 @@ def _export(
 def _optimize(outcome: Outcome, module: Module, inputs: Inputs, speed: bool) -> Outcome:
     original = module.clone()
     try:
-        cases = [case for case in [example_case(module, inputs)] if case is not None]
+        cases = example_cases(module, batches_of(inputs))
         reference = Reference(module.clone(), cases + generate_inputs(module))
         optimized, records = run_passes(module, parse_pass_list("default"))
         outcome = dataclasses.replace(outcome, **_findings(optimized, records))

@@ -8,8 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from dechaff.backends import Session
+from dechaff.backends import RunOverdueError, Session
+from dechaff.backends.onnxruntime import run_limits
 from dechaff.backends.onnxruntime.kernels import has_kernel
+from dechaff.backends.onnxruntime.run_limits import RunLimit
 from dechaff.backends.onnxruntime.session import RuntimeFailedError
 from dechaff.backends.onnxruntime.threads import usable_cores
 from dechaff.ir import Module, parse
@@ -151,3 +153,68 @@ def mapped_bytes() -> int:
     status = pathlib.Path("/proc/self/status").read_text()
     (found,) = re.findall(r"RssFile:\s+(\d+) kB", status)
     return 1024 * int(found)
+
+
+ENDLESS = (
+    HEADER
+    + """
+endless (float[N] x) => (float[N] y)
+{
+    n = Constant <value_int = 9223372036854775807> ()
+    c = Constant <value = bool {1}> ()
+    y = Loop (n, c, x) <body = step (int64 i, bool k, float[N] a) => (bool l, float[N] b)
+        { l = Identity (k)  b = Neg (a) }>
+}
+"""
+)
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_run_on_trial_that_never_ends_is_stopped(
+    served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_limits, "_LEAST_SECONDS", 0.1)
+    session = Session(parse(ENDLESS), graph_optimizations=served, on_trial=served)
+    with pytest.raises(RunOverdueError, match=r"stopped after 0\.1"):
+        session.run({"x": np.ones(2, np.float32)})
+
+
+def test_the_time_of_a_trial_grows_with_the_model_and_its_inputs() -> None:
+    small, large = RunLimit(with_weight(4)), RunLimit(with_weight(4096))
+    one, many = {"x": np.ones((1, 4096))}, {"x": np.ones((1000, 4096))}
+    assert 4 < small.seconds(one) < large.seconds(one) < large.seconds(many)
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+def test_too_little_memory_is_told_as_such(optimized: bool) -> None:
+    module = parse(
+        HEADER + "g (float[N] x, int64[1] n) => (float[M] y) { y = Expand (x, n) }",
+        source="expand.onnx",
+    )
+    session = Session(module, graph_optimizations=optimized)
+    inputs = {"x": np.ones(1, np.float32), "n": np.array([2**40])}
+    with pytest.raises(MemoryError, match=r"^expand\.onnx: "):
+        session.run(inputs)
+
+
+def test_a_reference_reads_weights_where_they_lie() -> None:
+    module = with_weight(4096)
+    x = np.ones((3, 4096), np.float32)
+    reference = Session(module, graph_optimizations=False)
+    assert reference.input_names == ["x"]
+    found = reference.run({"x": x})["y"]
+    np.testing.assert_allclose(found, Session(module).run({"x": x})["y"], rtol=1e-4, atol=1e-4)
+    # Proof that it holds no copy: what changes there changes the result.
+    weight = module.graph.initializers["w"].const_value
+    assert weight is not None
+    weight.numpy()[:] = 0
+    assert not reference.run({"x": x})["y"].any()
+
+
+def test_a_default_that_a_caller_may_override_stays_one() -> None:
+    module = with_weight(4096)
+    module.graph.inputs.append(module.graph.initializers["w"])
+    session = Session(module, graph_optimizations=False)
+    x = np.ones((1, 4096), np.float32)
+    assert session.run({"x": x})["y"].any()
+    assert not session.run({"x": x, "w": np.zeros((4096, 2), np.float32)})["y"].any()

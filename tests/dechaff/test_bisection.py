@@ -32,6 +32,7 @@ from .planted_faults import (
     WrongShape,
     deep_model,
 )
+from .rare_faults import RARE_FAULTS
 
 
 def _bisect(*passes: Pass, folder: pathlib.Path | None = None) -> Bisection | None:
@@ -61,6 +62,17 @@ def test_pass_and_rewrite_are_found_in_logarithmic_steps(
     (origin,) = found.fault.rewrite.origins
     kinds = {node.name: node.op_type for node in import_model(deep_model().model).graph}
     assert kinds[origin] == fault.op_type
+
+
+@pytest.mark.parametrize("fault", RARE_FAULTS, ids=lambda fault: fault.name)
+def test_faults_that_are_small_or_show_on_few_inputs_are_found_too(
+    fault: type[Replant], tmp_path: pathlib.Path
+) -> None:
+    found = _bisect(RightSub(), fault(), folder=tmp_path / "repro")
+    assert found is not None
+    assert (found.fault.culprit, found.fault.number) == (fault.name, fault.wrong_at + 1)
+    assert found.reduced is not None
+    assert found.reduced.problem is not None
 
 
 @pytest.mark.parametrize("wrong_at", [0, 1, LAYERS - 1])
@@ -107,9 +119,9 @@ def test_the_command_in_the_repro_runs_by_itself(tmp_path: pathlib.Path) -> None
     assert "after.onnx" in done.stderr
 
 
-def test_twenty_kinds_of_faults_are_planted() -> None:
-    faults: tuple[type[Replant], ...] = (*NUMERIC_FAULTS, WrongShape, Crashes)
-    assert len({fault.name for fault in faults}) >= 20
+def test_more_than_thirty_kinds_of_faults_are_planted() -> None:
+    faults: tuple[type[Replant], ...] = (*NUMERIC_FAULTS, *RARE_FAULTS, WrongShape, Crashes)
+    assert len({fault.name for fault in faults}) >= 32
 
 
 def test_the_repro_says_what_was_found_and_with_what(tmp_path: pathlib.Path) -> None:

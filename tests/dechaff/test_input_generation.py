@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dechaff.input_generation import MIXED, InputCase, few_cases, generate_inputs
+from dechaff.input_generation import MIXED, NO_PADDING, InputCase, few_cases, generate_inputs
 from dechaff.input_roles import Role, input_roles
 from dechaff.ir import SymbolRange, parse
 
@@ -24,7 +24,7 @@ def test_every_way_of_padding_is_covered() -> None:
     assert lengths.max() == masks["right-padded"].shape[1]
     assert (np.diff(masks["right-padded"], axis=1) <= 0).all()
     assert (np.diff(masks["left-padded"], axis=1) >= 0).all()
-    assert masks["no padding"].all()
+    assert masks[NO_PADDING].all()
     assert 0 in masks["an all-padded row"].sum(axis=1)
     assert masks["batch of 1"].shape[0] == 1
     assert masks["sequence of 1"].shape[1] == 1
@@ -79,12 +79,12 @@ def test_padding_that_the_graph_finds_by_an_id_is_drawn_as_that_id() -> None:
     padded = cases["left-padded"].inputs["input_ids"] == 1
     assert padded.any()
     assert (np.diff(padded.astype(int), axis=1) <= 0).all()
-    assert not (cases["no padding"].inputs["input_ids"] == 1).any()
+    assert not (cases[NO_PADDING].inputs["input_ids"] == 1).any()
 
 
 def test_floats_are_normal_and_a_model_without_mask_gets_no_padding_cases() -> None:
     cases = generate_inputs(linear())
-    assert [case.name for case in cases] == ["generated", "batch of 1"]
+    assert [case.name for case in cases] == ["generated", "batch of 1", "extreme values"]
     assert cases[0].inputs["x"].dtype == np.float32
     assert cases[0].inputs["x"].std() > 0.5
 
@@ -113,9 +113,18 @@ def test_one_case_has_rows_padded_in_all_ways() -> None:
 
 
 def test_cases_that_a_caller_gave_are_among_the_few() -> None:
-    cases = [InputCase("example inputs", {}), *generate_inputs(masked_encoder())]
-    assert [cases[index].name for index in few_cases(cases)] == ["example inputs", MIXED]
+    given = [InputCase("example inputs 1", {}), InputCase("example inputs 2", {})]
+    cases = [*given, *generate_inputs(masked_encoder())]
+    assert [cases[index].name for index in few_cases(cases)] == ["example inputs 1", MIXED]
     assert few_cases(cases[:3]) == [0, 1, 2]
+
+
+def test_extreme_values_are_rows_of_zeros_tiny_numbers_and_the_ends_of_tables() -> None:
+    x = _cases(generate_inputs(linear()))["extreme values"].inputs["x"]
+    assert not x[0].any()
+    assert 0 < np.abs(x[2]).max() < 1e-5
+    ids = _cases(generate_inputs(masked_encoder()))[NO_PADDING].inputs["input_ids"]
+    assert set(ids.reshape(-1)) == {0, 9}
 
 
 def test_ids_reach_both_ends_of_their_table() -> None:

@@ -36,7 +36,7 @@ def program(model: pathlib.Path, happens: str, *options: str) -> list[str]:
         "def patched(limits):\n"
         "    outcome = isolate(limits)\n"
         "    if outcome is None:\n"
-        "        import dechaff.optimization as place\n"
+        "        import dechaff.target_lowering as place\n"
         "        place.lower = lowered\n"
         "    return outcome\n"
         "options.isolate = patched\n"

@@ -216,12 +216,57 @@ def operator_that_nobody_knows(folder: pathlib.Path) -> None:
     write(folder, model)
 
 
-@hostile(CRASHED, DONE, options=("--max-seconds", "4"))
-def endless_loop(folder: pathlib.Path) -> None:
-    """The user's limit on time ends it."""
-    text = """
+_FOREVER = """
         n = Constant <value_int = 9223372036854775807> ()
-        c = Constant <value = bool {1}> ()
+        c = Constant <value = bool {1}> ()"""
+
+
+@hostile(DONE)
+def endless_loop(folder: pathlib.Path) -> None:
+    """Said to be unverified: a run may take what a model of its size needs."""
+    text = """
         y = Loop (n, c, x) <body = step (int64 i, bool k, float[B, 4] a) => (bool l, float[B, 4] b)
             { l = Identity (k)  b = Neg (a) }>"""
-    write(folder, body(text))
+    write(folder, body(_FOREVER + text))
+
+
+@hostile(DONE)
+def endless_loop_over_constants(folder: pathlib.Path) -> None:
+    """Whoever folds constants would never be done."""
+    text = """
+        w = Constant <value = float[1] {1.0}> ()
+        z = Loop (n, c, w) <body = step (int64 i, bool k, float[1] a) => (bool l, float[1] b)
+            { l = Identity (k)  b = Neg (a) }>
+        y = Add (x, z)"""
+    write(folder, body(_FOREVER + text))
+
+
+@hostile(DONE)
+def endless_loop_until_told(folder: pathlib.Path) -> None:
+    """Without a number of trips; the condition stays true."""
+    text = """
+        y = Loop (, c, x) <body = step (int64 i, bool k, float[B, 4] a) => (bool l, float[B, 4] b)
+            { s = ReduceMax <keepdims = 0> (a)  l = GreaterOrEqual (s, s)  b = Neg (a) }>"""
+    write(folder, body(_FOREVER + text))
+
+
+@hostile(DONE)
+def loops_in_loops(folder: pathlib.Path) -> None:
+    """Each ends after a million trips; all together do not."""
+    inner = "b = Neg (a)"
+    for depth in range(4):
+        inner = (
+            f"b = Loop (n, c, a) <body = s{depth} (int64 i{depth}, bool k{depth}, float[B, 4] a) "
+            f"=> (bool l{depth}, float[B, 4] b) {{ l{depth} = Identity (k{depth})  {inner} }}>"
+        )
+    start = "n = Constant <value_int = 1000000> () c = Constant <value = bool {1}> () "
+    write(folder, body(start + "a = Neg (x) " + inner + " y = Neg (b)"))
+
+
+@hostile(DONE, CRASHED)
+def loop_that_piles_up_its_results(folder: pathlib.Path) -> None:
+    text = """
+        z, y = Loop (n, c, x) <body = step (int64 i, bool k, float[B, 4] a)
+            => (bool l, float[B, 4] b, float[B, 4] piled)
+            { l = Identity (k)  b = Neg (a)  piled = Identity (b) }>"""
+    write(folder, body(_FOREVER + text))

@@ -17,7 +17,15 @@ from tests.hostile.graphs import functions
 from tests.hostile.runner import CORPUS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SLOW = {"chain-of-a-thousand-nodes", "endless-loop", "million-nodes", "file-of-holes"}
+SLOW = {
+    "chain-of-a-thousand-nodes",
+    "endless-loop",
+    "endless-loop-over-constants",
+    "endless-loop-until-told",
+    "file-of-holes",
+    "loop-that-piles-up-its-results",
+    "million-nodes",
+}
 """Files that take seconds; ``make hostile`` runs them too."""
 
 

@@ -1,0 +1,236 @@
+"""Runs on numbers: the original as the reference, and what is compared with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import onnx_ir.passes.common as common_passes
+
+from dechaff.backends import (
+    RunningModel,
+    RunOverdueError,
+    Session,
+    SessionSettings,
+    start_session,
+)
+from dechaff.ir import (
+    CrashedError,
+    DechaffError,
+    ModelRejectedError,
+    Module,
+    ValidPositions,
+    VerificationFailedError,
+    constant_value,
+)
+
+from .arrays import Array, Arrays
+from .input_generation import InputCase, few_cases
+from .isolation import limited_memory
+
+
+@dataclasses.dataclass
+class _Results:
+    """What the original gave."""
+
+    cases: list[InputCase] = dataclasses.field(default_factory=list)
+    outputs: list[Arrays] = dataclasses.field(default_factory=list)
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    reason: str | None = None
+    overdue: bool = False
+
+
+class _Runs:
+    """The original's session, and what it gave for each case that was asked for."""
+
+    def __init__(self, module: Module, settings: SessionSettings | None) -> None:
+        self._module = module
+        self._settings = settings
+        self._known: dict[int, tuple[InputCase, Arrays]] = {}
+
+    @functools.cached_property
+    def session(self) -> Session:
+        return Session(self._module, graph_optimizations=False, settings=self._settings)
+
+    def outputs(self, case: InputCase) -> Arrays:
+        if id(case) not in self._known:
+            self._known[id(case)] = case, self.session.run(case.inputs)
+        return self._known[id(case)][1]
+
+
+class Reference:
+    """The original module's results on every case it runs, without runtime optimizations.
+
+    It runs when its results are first asked for.
+
+    Attributes:
+        module: the original.
+        given: all cases.
+        settings: threads, affinity and memory it runs with, and what is compared with it.
+    """
+
+    def __init__(
+        self, module: Module, cases: Sequence[InputCase], settings: SessionSettings | None = None
+    ) -> None:
+        self.module = module
+        self.given = list(cases)
+        self.settings = settings
+        self._masks: dict[str, list[Array]] = {}
+        self._runs = _Runs(module, settings)
+
+    @functools.cached_property
+    def few(self) -> Reference:
+        """The same on as few tokens as cover all ways of padding, or on all if that cannot be."""
+        chosen = [self.given[index] for index in few_cases(self.given)]
+        if len(chosen) == len(self.given):
+            return self
+        few = Reference(self.module, chosen, self.settings)
+        few._runs = self._runs
+        return few if few.reason is None else self
+
+    @property
+    def cases(self) -> list[InputCase]:
+        """The cases that the original runs."""
+        return self._results.cases
+
+    @property
+    def outputs(self) -> list[Arrays]:
+        """The original's outputs, by name, for each of these."""
+        return self._results.outputs
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """The other cases, with the reason."""
+        return self._results.skipped
+
+    @property
+    def reason(self) -> str | None:
+        """Why no case ran, or not all could be tried; else None."""
+        return self._results.reason
+
+    @functools.cached_property
+    def _results(self) -> _Results:
+        found = _Results()
+        try:
+            _ = self._runs.session
+        except DechaffError as error:
+            found.reason = f"the original does not load in ONNX Runtime: {error}"
+            return found
+        except MemoryError as error:
+            found.reason = _no_memory(error)
+            return found
+        for case in self.given:
+            try:
+                found.outputs.append(self._runs.outputs(case))
+                found.cases.append(case)
+            except RunOverdueError as error:
+                found.reason = f"case {case.name!r} of the original: {error}"
+                found.overdue = True
+                return found  # the next case would not end either
+            except DechaffError as error:
+                found.skipped.append((case.name, str(error)))
+            except MemoryError as error:
+                found.skipped.append((case.name, _no_memory(error)))
+        if not found.cases:
+            first = f": {found.skipped[0][1]}" if found.skipped else ""
+            found.reason = (
+                f"the original runs on none of the inputs{first}; give example_inputs that fit it"
+            )
+        return found
+
+    def require(self) -> None:
+        """Do nothing if cases ran.
+
+        Raises:
+            ModelRejectedError: the original runs on none.
+            CrashedError: it takes too long.
+        """
+        if self._results.overdue:
+            raise CrashedError(f"{self.reason}; give inputs on which it ends")
+        if self.reason is not None:
+            raise ModelRejectedError(f"{self.module.source}: {self.reason}")
+
+    def masks(self, positions: Sequence[ValidPositions]) -> list[dict[str, Array]]:
+        """For each case, the mask [B, S] or [B] of each output that has valid positions.
+
+        Raises:
+            VerificationFailedError: the original has no such value.
+        """
+        for item in positions:
+            if item.mask not in self._masks:
+                self._masks[item.mask] = self._fetch(item.mask)
+        return [
+            {item.output: item.meaningful(self._masks[item.mask][index]) for item in positions}
+            for index in range(len(self.cases))
+        ]
+
+    def _fetch(self, name: str) -> list[Array]:
+        """A value of the original, which need not be a graph output, in every case."""
+        if all(name in case.inputs for case in self.cases):
+            return [case.inputs[name] for case in self.cases]
+        if all(name in outputs for outputs in self.outputs):
+            return [outputs[name] for outputs in self.outputs]
+        probe = self.module.clone()
+        values = {value.name or "": value for node in probe.graph for value in node.outputs}
+        values.update(probe.graph.initializers)
+        if name not in values:
+            raise VerificationFailedError(
+                f"{self.module.source}: the mask {name!r} of valid positions is no value of the "
+                "original graph, so they cannot be checked"
+            )
+        constant = constant_value(values[name])
+        if constant is not None:
+            return [constant.numpy()] * len(self.cases)
+        probe.graph.outputs.clear()
+        probe.graph.outputs.append(values[name])
+        common_passes.RemoveUnusedNodesPass()(probe.model)
+        session = Session(probe, graph_optimizations=False, settings=self.settings)
+        return [session.run(case.inputs)[name] for case in self.cases]
+
+
+def _no_memory(error: MemoryError) -> str:
+    """Why a case does not run; under a limit on memory it is the limit that must be told.
+
+    Raises:
+        MemoryError: memory is limited, so that more of it may be had.
+    """
+    if limited_memory() is not None:
+        raise error
+    return f"out of memory: {error}"
+
+
+def run_cases(
+    module: Module,
+    cases: Sequence[InputCase],
+    *,
+    served: bool,
+    settings: SessionSettings | None = None,
+    compiled: RunningModel | None = None,
+) -> list[Arrays]:
+    """Outputs of a module on every case.
+
+    Args:
+        module: the module.
+        cases: the inputs.
+        served: run as it will be served, runtime optimizations included; else as a reference.
+        settings: threads, affinity and memory; the defaults if None.
+        compiled: generated code that serves the module in place of a runtime.
+
+    Raises:
+        VerificationFailedError: the module does not load or run where the original does.
+        MemoryError: there is too little memory to run it.
+    """
+    try:
+        session: RunningModel
+        if compiled is not None:
+            session = compiled
+        elif served:
+            session = start_session(module, settings, on_trial=True)
+        else:
+            session = Session(module, graph_optimizations=False, settings=settings)
+        return [session.run(case.inputs) for case in cases]
+    except DechaffError as error:
+        raise VerificationFailedError(
+            f"the optimized model does not run where the original does: {error}"
+        ) from error
