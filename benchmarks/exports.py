@@ -39,7 +39,7 @@ class Exports:
         path = self.folder / f"plain-{opset}.onnx"
         if not path.exists():
             with self._timed():
-                _export(self.model.module, path, opset)
+                export(self.model.module, path, opset)
         return path
 
     def fused(self, opset: int) -> pathlib.Path:
@@ -58,7 +58,8 @@ class Exports:
         self.seconds += time.perf_counter() - started
 
 
-def _export(model: torch.nn.Module, path: pathlib.Path, opset: int) -> None:
+def export(model: torch.nn.Module, path: pathlib.Path, opset: int) -> None:
+    """Write a model of token ids and a mask as an ONNX file; batch and sequence may vary."""
     import torch
 
     # Two tensors: torch.export takes one that is given twice for a single input.

@@ -29,11 +29,19 @@ _DONE, _WRONG = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What became of one generated model; ``problem`` is None if its answers are the same."""
+    """What became of one generated model.
+
+    Attributes:
+        attentions: attentions known as such.
+        packed: whether padding was removed.
+        problem: what differs; None if the answers are the same.
+        settled: what seemed to differ, where float64 shows that it is rounding alone; else empty.
+    """
 
     attentions: int
     packed: bool
     problem: str | None
+    settled: str = ""
 
 
 def check(block: Block) -> Finding:
@@ -42,15 +50,17 @@ def check(block: Block) -> Finding:
     reference = Reference(module.clone(), generate_inputs(module))
     optimized, records = run_passes(module, parse_pass_list("default"))
     names = [node.op_type for node in optimized.graph]
-    problem = None
+    problem, settled = None, ""
     for target in ("cpu", "portable"):
         try:
             lowered = lower(optimized, target)
             proof = verify_result(reference, lowered, weakest_numerics(records), "final")
             problem = problem or proof.problem or proof.reason
+            settled = next((item.settled for item in proof.outputs if item.settled), settled)
         except DechaffError as error:
             problem = problem or str(error)
-    return Finding(sum("Attention" in name for name in names), "Unpack" in names, problem)
+    packed = "Unpack" in names
+    return Finding(sum("Attention" in name for name in names), packed, problem, settled)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"seed {seed}: {block_of(seed)}: {found.problem}")
     attended = sum(f.attentions >= block_of(seed).layers for seed, f in chosen.items())
     packed = sum(found.packed for found in chosen.values())
+    settled = [seed for seed, found in chosen.items() if found.settled]
+    print(f"rounding alone, as float64 shows: {len(settled)}: seeds {settled}")
     print(
         f"{len(chosen)} models, seeds 0 to {options.count - 1}: {len(wrong)} mismatches; "
         f"every attention found in {attended}, padding removed in {packed}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import pathlib
 import resource
 import statistics
 import sys
@@ -51,6 +53,35 @@ def _turn(run: Run) -> float:
         elapsed = time.perf_counter() - started
         if elapsed >= _TURN_SECONDS:
             return elapsed / count
+
+
+class OthersShare:
+    """How much of the machine other processes took, in the time that this one runs its rounds.
+
+    Used as a context manager; ``share`` is 0 where the system does not tell.
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0
+
+    def __enter__(self) -> OthersShare:
+        self._began = (time.perf_counter(), _busy_seconds(), time.process_time())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now = (time.perf_counter(), _busy_seconds(), time.process_time())
+        elapsed, busy, own = (end - start for start, end in zip(self._began, now, strict=True))
+        self.share = max(0.0, busy - own) / (elapsed * (os.cpu_count() or 1))
+
+
+def _busy_seconds() -> float:
+    """Seconds that all processors together have computed since the system started."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return time.process_time()
+    user, nice, system, _, _, interrupts, soft, *_ = map(int, fields)
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
 
 
 def median_ratio(timings: Timings, name: str, base: str) -> float:

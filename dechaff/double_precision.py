@@ -24,6 +24,10 @@ _NUMBERS = {"value_float": 0, "value_floats": 1}
 """Attributes of ``Constant`` that hold float32, with the rank of what they make."""
 
 
+_STANDARD_TOO = {("com.microsoft", "Gelu")}
+"""Operators of the runtime that ONNX has too, by the same name and of the same meaning."""
+
+
 class NotInDoubleError(DechaffError):
     """The model is too large for the reference, or holds an operator that it has not."""
 
@@ -101,6 +105,8 @@ def _widen_node(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
                 if info.type.tensor_type.elem_type in _FLOATS:
                     info.type.tensor_type.elem_type = _DOUBLE
             _widen_graph(graph)
+    if (node.domain, node.op_type) in _STANDARD_TOO:
+        node.domain = ""
     makes_zeros = node.op_type == "ConstantOfShape" and not node.attribute
     if makes_zeros:
         zero = onnx.numpy_helper.from_array(np.zeros(1))

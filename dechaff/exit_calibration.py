@@ -29,16 +29,30 @@ class ExitCalibration:
     """Thresholds, and what they cost and save on the data they were chosen on.
 
     Attributes:
-        passes: the pass with layers and thresholds written out, for a pass list.
-        setting: what it does on the data.
+        setting: the fastest setting that keeps what was asked for.
         curve: settings from the slowest to the fastest, none of which beats another in both.
         full: the share of right answers of the whole model; 1 without labels.
+        options: what was asked for.
     """
 
-    passes: str
     setting: Setting
     curve: tuple[Setting, ...]
     full: float
+    options: EarlyExitOptions
+
+    @property
+    def passes(self) -> str:
+        """The pass with layers and thresholds written out, for a pass list."""
+        return self.passes_for(self.setting)
+
+    def passes_for(self, setting: Setting) -> str:
+        """The pass for a setting of the curve."""
+        return _written(self.options, setting)
+
+    def at(self, keep: float) -> Setting:
+        """The fastest setting that keeps a share of the model's right answers on the data."""
+        allowed = [setting for setting in self.curve if setting.kept >= keep * self.full]
+        return min(allowed, key=lambda setting: setting.cost)
 
     def __str__(self) -> str:
         lines = [f"{self.passes}", "layers run   kept   thresholds by layer"]
@@ -102,10 +116,8 @@ def calibrate_exits(
             report(number + 1, len(data), "run the model")
     scores = _scores(plan, names, found, labels)
     curve = best_settings(scores)
-    full = scores.full_share
-    allowed = [setting for setting in curve if setting.kept >= keep * full]
-    chosen = min(allowed, key=lambda setting: setting.layers)
-    return ExitCalibration(_written(options, chosen), chosen, tuple(curve), full)
+    found_all = ExitCalibration(curve[0], tuple(curve), scores.full_share, options)
+    return dataclasses.replace(found_all, setting=found_all.at(keep))
 
 
 def _probe(

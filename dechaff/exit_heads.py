@@ -23,7 +23,7 @@ from .distillation import fit_head
 from .model_import import import_model
 from .progress import Progress, show_progress
 
-_MOST_ROWS = 8192
+_MOST_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def fit_exit_heads(
 
     Args:
         model: what :func:`dechaff.optimize` takes.
-        batches: inputs by name, without labels; the first 8,192 rows are used.
+        batches: inputs by name, without labels; the first 4,096 rows are used.
         path: where the heads go, an ``.npz`` file.
         passes: the pass list that runs before.
         stack: the stack of layers, where the model has several.

@@ -9,7 +9,12 @@ import sympy
 
 from .dialect import DialectOp, Dims, known_dims, register
 
-PACKED_ATTENTIONS = ("VarlenAttention", "MaskedVarlenAttention")
+PACKED_ATTENTIONS = (
+    "VarlenAttention",
+    "MaskedVarlenAttention",
+    "TopKVarlenAttention",
+    "LocalVarlenAttention",
+)
 """The dialect's operators for attention over packed sequences."""
 
 

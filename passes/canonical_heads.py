@@ -44,6 +44,33 @@ def unfold_heads(node: ir.Node, _: Rewriter) -> Replacement | None:
     return Replacement("unfold-heads", [*reversed(inside), node], build)
 
 
+def split_heads_at_once(node: ir.Node, _: Rewriter) -> Replacement | None:
+    """Heads split while they are folded into the batch: ``[S, B, H * d]`` to ``[B, H, S, d]``.
+
+    ``nn.MultiheadAttention`` views ``[S, B * H, d]``, transposes to ``[B * H, S, d]``, and splits.
+    """
+    turn = made_by(node.inputs[0], "Transpose")
+    fold = made_by(turn.inputs[0], "Reshape") if turn is not None else None
+    if turn is None or fold is None or permutation(turn) != (1, 0, 2):
+        return None
+    x, split = fold.inputs[0], shape_expressions(node.outputs[0])
+    own, folded = shape_expressions(x), shape_expressions(fold.outputs[0])
+    if x is None or own is None or folded is None or split is None:
+        return None
+    if len(own) != 3 or len(split) != 4 or not (split[1].is_Integer and split[3].is_Integer):
+        return None
+    batch, heads, sequence, size = split
+    if own != (sequence, batch, heads * size) or folded != (sequence, batch * heads, size):
+        return None
+    target = np.array([0, 0, int(heads), int(size)], np.int64)
+
+    def build(builder: GraphBuilder) -> ir.Value:
+        apart = builder.op("Reshape", [x, builder.constant(target, "split")])
+        return builder.op("Transpose", [apart], {"perm": [1, 2, 0, 3]})
+
+    return Replacement("split-heads-at-once", [fold, turn, node], build)
+
+
 def leads_alike(value: ir.Value | None, split: ir.Value) -> bool:
     """Whether batch and heads are those of the result, in this order."""
     own, sizes = shape_expressions(value), shape_expressions(split)

@@ -9,7 +9,7 @@ from .canonical_elementwise import (
     remove_neutral_operand,
 )
 from .canonical_gathers import gather_nd_of_constants, gather_nd_of_ranges, gather_of_flat_ranges
-from .canonical_heads import unfold_heads
+from .canonical_heads import split_heads_at_once, unfold_heads
 from .canonical_position_scores import unfold_gathered_scores, unfold_sum_of_scores
 from .canonical_shapes import (
     flatten_to_reshape,
@@ -33,7 +33,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "GatherElements": (unfold_gathered_scores,),
     "GatherND": (gather_nd_of_ranges, gather_nd_of_constants),
     "Mul": (remove_neutral_operand,),
-    "Reshape": (transpose_through_reshapes, remove_reshape, unfold_heads, unfold_sum_of_scores),
+    "Reshape": (
+        transpose_through_reshapes,
+        remove_reshape,
+        split_heads_at_once,
+        unfold_heads,
+        unfold_sum_of_scores,
+    ),
     "Slice": (remove_slice,),
     "Squeeze": (remove_unsqueeze_pair,),
     "Sub": (remove_neutral_operand,),

@@ -11,6 +11,7 @@ from .approximation import Approximation, Calibration, Edit
 from .exits.exit_builder import ExitBuilder
 from .exits.exit_options import EarlyExitOptions
 from .exits.exit_plan import plan_exits, reason_against
+from .exits.other_stacks import gather_from_other_stacks
 from .exits.row_flow import RowFlow
 from .exits.skip_normalizations import split_skip_normalizations
 from .exits.stacks import Stack, find_stacks
@@ -100,10 +101,17 @@ class EarlyExit(Approximation):
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Find the stacks, and build the exits of those asked for."""
         split_skip_normalizations(module, rewriter)
-        flow = RowFlow(module)
-        for stack in find_stacks(module.graph, rewriter):
+        stacks = find_stacks(module.graph, rewriter)
+        for stack in stacks:
             if self.options.stack in ("all", stack.name):
+                flow = RowFlow(module)
+                others = [other for other in stacks if other is not stack]
+                reason = gather_from_other_stacks(flow, module.graph, stack, others)
+                if reason is not None:
+                    rewriter.miss(self.name, stack.attentions[0], reason)
+                    continue
                 self._insert(stack, flow, module, rewriter)
+                module.graph.sort()
 
     def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
         """Thresholds for the exits that the options name; none where they name thresholds too."""

@@ -12,6 +12,7 @@ from .fuse_bias_gelu import FuseBiasGelu
 from .fuse_gelu import FuseGelu
 from .fuse_layer_normalization import FuseLayerNormalization
 from .fuse_skip_normalization import FuseSkipNormalization
+from .hard_attention import HardAttention
 from .lower_einsum import LowerEinsum
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
@@ -29,6 +30,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,
+    HardAttention,
     EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,
@@ -36,33 +38,25 @@ PASSES: tuple[type[Pass], ...] = (
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""
 
+_DEFAULT: tuple[type[Pass], ...] = (
+    Canonicalize,
+    LowerEinsum,
+    FoldConstants,
+    FuseGelu,
+    FuseLayerNormalization,
+    FuseAttention,
+    RemovePadding,
+    FoldAttentionBias,
+    FuseSkipNormalization,
+    FuseBiasGelu,
+)
+_SEARCHED: tuple[type[Pass], ...] = (Prune, EarlyExit)
+"""Passes that do nothing, or nothing that shows, until a search gives them options."""
+
 PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "none": (),
-    "default": (
-        Canonicalize,
-        LowerEinsum,
-        FoldConstants,
-        FuseGelu,
-        FuseLayerNormalization,
-        FuseAttention,
-        RemovePadding,
-        FoldAttentionBias,
-        FuseSkipNormalization,
-        FuseBiasGelu,
-    ),
-    "approximate": (
-        Canonicalize,
-        FoldConstants,
-        FuseGelu,
-        FuseLayerNormalization,
-        FuseAttention,
-        Prune,
-        RemovePadding,
-        FoldAttentionBias,
-        EarlyExit,
-        FuseSkipNormalization,
-        FuseBiasGelu,
-    ),
+    "default": _DEFAULT,
+    "approximate": tuple(step for step in PASSES if step in _DEFAULT or step in _SEARCHED),
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
 ``approximate`` adds, each in its place, the passes that a search over the user's metric drives.

@@ -9,7 +9,13 @@ from dechaff.ir import Module, ValidPositions
 from .matching import is_op
 from .padding.flow import Escape, TokenFlow
 from .padding.packer import Packer
-from .padding.padding_mask import KEEPS_POSITIONS, PaddingMask, find_padding_mask, masked_attentions
+from .padding.padding_mask import (
+    KEEPS_POSITIONS,
+    PaddingMask,
+    find_padding_mask,
+    has_candidates,
+    masked_attentions,
+)
 from .padding.placement import Placement, place
 from .padding.token_flow import analyze
 from .pass_base import Numerics, Pass
@@ -107,7 +113,7 @@ class RemovePadding(Pass):
         masked = masked_attentions(attentions)
         if not attentions:
             rewriter.note("remove-padding: the model has no softmax attention that dechaff knows")
-        elif not masked:
+        elif not has_candidates(masked):
             rewriter.miss(self.name, attentions[0], "no mask tells padding from tokens")
         else:
             reason = (

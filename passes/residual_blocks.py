@@ -134,7 +134,8 @@ def _joined(last: ir.Node) -> tuple[ir.Node, ir.Value] | None:
         others.remove(value)
         computed = [operand for operand in others if constant_value(operand) is None]
         if user.op_type == "Add" and len(computed) == 1:
-            return (user, computed[0]) if _same_shape(value, computed[0]) else None
+            skip = computed[0]
+            return (user, skip) if skip is not value and _same_shape(value, skip) else None
         if user.op_type not in _CHANNELWISE or computed or user.inputs[0] is None:
             return None
         value = user.outputs[0]

@@ -20,6 +20,7 @@ from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shape
 from dechaff.passes import Rewriter
 
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
+from .local_attention import lower_local_varlen_attention
 from .masked_varlen_attention import lower_masked_varlen_attention
 from .packing_kernels import lower_pack
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
@@ -42,6 +43,7 @@ _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
 """To contrib operators; for the target ``cpu`` only."""
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
+    "LocalVarlenAttention": lower_local_varlen_attention,
     "MaskedVarlenAttention": lower_masked_varlen_attention,
     "Pack": lower_pack,
     "VarlenAttention": lower_varlen_attention,

@@ -31,6 +31,8 @@ from .sentences import SavedClassifier, inputs_of
 
 _DENSE = ("torch", "openvino", "ort18", "ort23", "ort18-fused", "ort23-fused")
 _MODES = ("accuracy", "size", "speed")
+_SEARCHED_ROWS = 32
+"""Sentences in a batch of the search, which need not be batches as they are served."""
 _PRUNING = "approximate,-early-exit"
 
 
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> Found:
-    data = model.batches(options.data, "dev", options.batch, options.limit)
+    rows = _SEARCHED_ROWS
+    data = model.batches(options.data, "dev", rows, options.limit, by_length=True)
     optimized = dechaff.optimize(
         model.module,
         _tensors(data[0]),

@@ -43,17 +43,26 @@ class SavedClassifier(ModelUnderTest):
         return AutoTokenizer.from_pretrained(self._folder)
 
     def batches(
-        self, data: pathlib.Path, split: str, rows: int, limit: int | None
+        self,
+        data: pathlib.Path,
+        split: str,
+        rows: int,
+        limit: int | None,
+        *,
+        by_length: bool = False,
     ) -> list[dict[str, Any]]:
-        """Batches in the order of the file, padded to the longest of each: inputs and labels.
+        """Batches padded to the longest of each: inputs and labels.
 
         Args:
             data: folder of ``dev.tsv`` and ``test.tsv``.
             split: ``dev`` or ``test``.
             rows: sentences in a batch.
             limit: only so many sentences.
+            by_length: sentences of near length together, else in the order of the file.
         """
         sentences = read_sentences(data / f"{split}.tsv")[:limit]
+        if by_length:
+            sentences.sort(key=lambda pair: len(pair[0]))
         made: list[dict[str, Any]] = []
         for start in range(0, len(sentences), rows):
             part = sentences[start : start + rows]

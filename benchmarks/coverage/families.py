@@ -233,8 +233,8 @@ FAMILIES: tuple[Family, ...] = (
         Family(name, model, "own", {}, attentions)
         for name, model, attentions in (
             ("nn.TransformerEncoder", "torch-encoder", LAYERS),
-            ("nn.TransformerEncoder, padding by id", "torch-encoder-of-ids", LAYERS),
-            ("nn.TransformerEncoder, causal", "torch-decoder", LAYERS),
+            ("nn.TransformerEncoder by id", "torch-encoder-of-ids", LAYERS),
+            ("nn.TransformerEncoder causal", "torch-decoder", LAYERS),
             ("nn.MultiheadAttention", "torch-attention", LAYERS),
             ("TransNormerLLM", "transnormer", 0),
             ("Gated associative memory", "gated-associative-memory", 0),
@@ -252,13 +252,5 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 
-SUBSET = (
-    "BERT",
-    "ModernBERT",
-    "Llama",
-    "T5",
-    "ViT",
-    "GTrXL",
-    "nn.TransformerEncoder, padding by id",
-)
+SUBSET = ("BERT", "ModernBERT", "Llama", "T5", "ViT", "Graphormer", "GTrXL")
 """A family of each kind, small enough for every test run."""

@@ -26,7 +26,7 @@ from benchmarks.prepared import Prepared, prepare
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .cells import START_SECONDS, Cell, estimated_seconds, grid_cells
-from .findings import find, verdicts
+from .findings import find, verdicts, was_alone
 from .pages import Machine, results_page
 from .plot import can_plot, plot
 from .store import cell_key, machine_folder, read_cell, read_cells, read_machine, write_machine
@@ -147,7 +147,7 @@ def _expected_seconds(cell: Cell, prepared: Prepared, options: argparse.Namespac
 
 def _is_measured(folder: pathlib.Path, cell: Cell, key: str) -> bool:
     figures = read_cell(folder, cell)
-    return figures is not None and figures["key"] == key
+    return figures is not None and figures["key"] == key and was_alone(figures)
 
 
 def write_report(measured: pathlib.Path, page: pathlib.Path) -> None:
@@ -159,7 +159,8 @@ def write_report(measured: pathlib.Path, page: pathlib.Path) -> None:
     """
     machines = []
     for folder in sorted(path for path in measured.glob("*") if path.is_dir()):
-        findings = [find(cell, figures) for cell, figures in read_cells(folder).items()]
+        cells = {c: figures for c, figures in read_cells(folder).items() if was_alone(figures)}
+        findings = [find(cell, figures) for cell, figures in cells.items()]
         pictures = [page.with_name(f"results-{folder.name}.{kind}") for kind in ("png", "svg")]
         if findings and can_plot():
             plot(findings, pictures)

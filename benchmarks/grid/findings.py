@@ -19,6 +19,8 @@ SPEEDUP_BATCHES = (16, 32)
 LIMIT_BAR = 0.95
 LIMIT_FROM = 128
 CELL_BAR = 0.97
+OTHERS_BAR = 0.05
+"""A cell beside which other processes took more of the machine counts as not measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +62,18 @@ def find(cell: Cell, figures: dict[str, Any]) -> Finding:
     )
 
 
+def was_alone(figures: dict[str, Any]) -> bool:
+    """Whether other processes left the machine to the contestants while they were timed."""
+    return bool(figures.get("others_share", 0.0) <= OTHERS_BAR)
+
+
 def finding_line(finding: Finding) -> str:
     """A cell on one line."""
     limit = "" if finding.limit_share is None else f", {finding.limit_share:.2f} of the limit"
     return (
         f"{finding.cell}: {finding.milliseconds:.1f} ms, {finding.speedup:.2f}x of "
         f"{finding.best}{limit}, error {finding.error:.0e}, {finding.figures['rounds']} rounds, "
-        f"{finding.figures['seconds']:.0f} s"
+        f"{finding.figures['seconds']:.0f} s{'' if was_alone(finding.figures) else ', NOT ALONE'}"
     )
 
 

@@ -20,7 +20,7 @@ from benchmarks.child_process import child_result, child_task
 from benchmarks.exports import Exports, quiet
 from benchmarks.inputs import Array, Inputs, make_inputs, valid_share
 from benchmarks.machine import versions
-from benchmarks.measure import median_ratio, peak_resident_bytes, time_interleaved
+from benchmarks.measure import OthersShare, median_ratio, peak_resident_bytes, time_interleaved
 from benchmarks.models import ModelUnderTest
 from benchmarks.peers import DECHAFF, PEERS, REFERENCE, Runner, Task
 
@@ -68,11 +68,12 @@ def measure_cell(
         running = _in_the_running(trials, HOPELESS_IN_LONG_CELLS)
     round_seconds = _round_seconds(trials, running)
     rounds = max(_FEWEST_ROUNDS, min(rounds, math.floor(seconds / max(round_seconds, 1e-6))))
-    timings = time_interleaved(
-        {name: trials[name].runner.run for name in running},
-        rounds,
-        warm_up=1 if round_seconds < _SHORT_RUN_SECONDS * len(running) else 0,
-    )
+    with OthersShare() as others:
+        timings = time_interleaved(
+            {name: trials[name].runner.run for name in running},
+            rounds,
+            warm_up=1 if round_seconds < _SHORT_RUN_SECONDS * len(running) else 0,
+        )
     return {
         "cell": dataclasses.asdict(cell),
         "rows": [_row(name, trial, trials, timings) for name, trial in trials.items()],
@@ -84,6 +85,7 @@ def measure_cell(
         "padding_is_zero": zero,
         "peak_resident_bytes": peak_resident_bytes(),
         "seconds": time.perf_counter() - started,
+        "others_share": others.share,
         "versions": versions(),
     }
 
@@ -144,21 +146,31 @@ def _round_seconds(trials: dict[str, _Trial], running: Sequence[str]) -> float:
 def _row(
     name: str, trial: _Trial, trials: dict[str, _Trial], timings: dict[str, list[float]]
 ) -> dict[str, Any]:
-    """A contestant's figures; without rounds of its own they are those of its trial."""
+    """A contestant's figures; without rounds of its own they are estimated from its trial."""
     peer = PEERS[name]
     timed = name in timings
-    ratio = trial.seconds / trials[DECHAFF].seconds
+    ratio = median_ratio(timings, name, DECHAFF) if timed else _tried_ratio(trial, trials, timings)
+    base = statistics.median(timings[DECHAFF])
     return {
         "name": name,
         "title": peer.title,
         "is_dense_peer": peer.is_dense_peer,
         "rounds": len(timings[name]) if timed else 0,
-        "milliseconds": 1000 * (statistics.median(timings[name]) if timed else trial.seconds),
-        "ratio": median_ratio(timings, name, DECHAFF) if timed else ratio,
+        "milliseconds": 1000 * (statistics.median(timings[name]) if timed else ratio * base),
+        "ratio": ratio,
         "max_error": trial.error,
         "ready_seconds": trial.ready_seconds,
         "detail": trial.runner.detail,
     }
+
+
+def _tried_ratio(
+    trial: _Trial, trials: dict[str, _Trial], timings: dict[str, list[float]]
+) -> float:
+    """By way of the best dense peer of the trials: dechaff's own trial may have been a slow one."""
+    dense = [name for name in timings if PEERS[name].is_dense_peer]
+    best = min(dense, key=lambda name: trials[name].seconds)
+    return trial.seconds / trials[best].seconds * median_ratio(timings, best, DECHAFF)
 
 
 def task_of(given: dict[str, Any], cell: Cell) -> Task:

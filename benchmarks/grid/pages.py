@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks.peers import DECHAFF
 
-from .findings import Finding, means, verdicts
+from .findings import OTHERS_BAR, Finding, means, verdicts
 from .measurement import HOPELESS, HOPELESS_IN_LONG_CELLS
 
 _INTRODUCTION = f"""# Results
@@ -20,7 +20,8 @@ is the latency of the fastest dense peer over dechaff's, and *of the limit* that
 sequence alone at its own length, without any padding, over dechaff's. Errors are the largest
 differences to torch on valid positions, float32. A dense peer more than {HOPELESS} times slower
 than the best of them when tried gets no rounds ({HOPELESS_IN_LONG_CELLS} times where a round takes
-long): its figure, in brackets, is that of its trial.
+long): its figure, in brackets, is that of its trial. Cells beside which other processes took more
+than {OTHERS_BAR:.0%} of the machine are left out, and measured again.
 """
 _LENGTHS = {
     "uniform": "lengths spread evenly over [0.2 S, S]",

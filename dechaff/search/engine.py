@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 
 from dechaff.backends import SessionSettings
 from dechaff.ir import Module, UsageError
 from dechaff.nominal_sizes import nominal_sizes
-from dechaff.passes import Approximation, Pass, apply_pass
+from dechaff.passes import Approximation, Numerics, Pass, apply_pass
 from dechaff.progress import ProgressFunction
 
 from .journal import Journal, module_digest
@@ -18,7 +19,7 @@ from .pass_search import PassSearch, SearchedInputs
 from .result import Decision, Point
 from .search_settings import SearchSettings
 from .state import OutOfTimeError, SearchState
-from .trials import Trials
+from .trials import Limit, Trials
 from .validation import ValidationData
 
 
@@ -85,9 +86,22 @@ def search(
             except OutOfTimeError:
                 complete = False
         apply_pass(current, state.passes[index])
+    _judge_whole(state, current)
     return Found(
         tuple(state.passes), tuple(state.decisions), tuple(state.points), complete, state.seconds
     )
+
+
+def _judge_whole(state: SearchState, result: Module) -> None:
+    """Judge the result where passes that are not searched, such as a quantization, changed it."""
+    passes = tuple(state.passes)
+    approximate = [step for step in passes if step.numerics is Numerics.APPROXIMATE]
+    if all(isinstance(step, Approximation) for step in approximate):
+        return
+    tried = f"{','.join(map(str, passes))} whole"
+    outcome = state.trials.judge(result, tried, Limit(-math.inf))
+    score = -math.inf if outcome.score is None else outcome.score
+    state.points.append(Point("all passes", passes, score))
 
 
 def _begin(
@@ -112,7 +126,7 @@ def _begin(
     folder = None if settings.folder is None else pathlib.Path(settings.folder)
     journal = Journal(folder, identity)
     trials = Trials(module, data.searched, metric, journal, settings.seed, session)
-    exact = tuple(step for step in passes if not isinstance(step, Approximation))
+    exact = tuple(step for step in passes if step.numerics is not Numerics.APPROXIMATE)
     return SearchState(
         settings=settings,
         trials=trials,

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from dechaff.passes import Pass
 
+_ROUNDING = 1e-9
+
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
@@ -98,6 +100,12 @@ class SearchResult:
             found.append(
                 f"the budget ran out after {tried} trials: this is the best so far; "
                 "give a larger budget, and search_folder to go on from here"
+            )
+        fallen = self.points[0].searched - self.points[-1].searched
+        if fallen > self.max_drop + _ROUNDING:
+            found.append(
+                f"{self.metric} fell by {fallen:.4f} on the searched part, more than max_drop "
+                f"{self.max_drop:g}: a pass of the list that is not searched costs more than that"
             )
         drop = self.held_out_original - self.held_out
         if drop > self.max_drop:

@@ -66,6 +66,7 @@ class Trials:
         self._gains = [metric.gains(*result) for result in results]
         self.original_loss = float(np.concatenate(self._losses).mean())
         self.seconds = 0.0
+        self._counted: set[str] = set()
         if not math.isfinite(self.original_score + self.original_loss):
             raise UsageError(
                 f"the metric {metric.name} of the original is {self.original_score:g}, its loss "
@@ -86,7 +87,9 @@ class Trials:
             loss, score = self._run(variant, limit)
             known = Outcome(loss, score, time.perf_counter() - started)
             self._journal.add(tried, known)
-        self.seconds += known.seconds
+        if tried not in self._counted:
+            self._counted.add(tried)
+            self.seconds += known.seconds
         return known
 
     def _run(self, variant: Module, limit: Limit) -> tuple[float, float | None]:

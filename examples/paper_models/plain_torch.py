@@ -38,7 +38,9 @@ class TorchDecoder(TextModel):
         """Hidden states [B, S, D]."""
         past = nn.Transformer.generate_square_subsequent_mask(input_ids.shape[1])
         padding = torch.zeros_like(past[:1]).masked_fill(attention_mask == 0, -torch.inf)
-        return self.encoder(self.embedding(input_ids), past, src_key_padding_mask=padding)
+        return self.encoder(
+            self.embedding(input_ids), past, src_key_padding_mask=padding, is_causal=True
+        )
 
 
 class TorchAttention(TextModel):

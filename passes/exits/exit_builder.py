@@ -15,6 +15,7 @@ from .criteria import RowState, decide, score
 from .exit_plan import ExitPlan
 from .row_copy import RowCopy, for_rows, from_other_state
 from .row_flow import RowFlow
+from .side_results import SideResults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,9 @@ class ExitBuilder:
         self._plan = plan
         self._flow = flow
         self._rewriter = rewriter
+        graph = rewriter.module.graph
+        self._side_results = SideResults(graph, flow, plan.stack, plan.layers[0])
+        self._beside: list[tuple[ir.Value, ir.Value]] = []
 
     def run(self, builder: GraphBuilder) -> None:
         """Build all exits, and let what reads the state after the last layer read theirs."""
@@ -61,6 +65,8 @@ class ExitBuilder:
         for index, (start, end) in enumerate(zip(plan.layers, plan.layers[1:], strict=False)):
             carried = self._segment(builder, carried, index, start, end)
         merged = self._segment(builder, carried, len(plan.layers) - 1, plan.layers[-1], count)
+        for old, new in self._beside:
+            builder.replace(old, new)
         builder.replace(last, merged.h)
         if carried.answers:
             self._answer_from_heads(builder, carried)
@@ -166,26 +172,30 @@ class ExitBuilder:
         """The layers after ``start`` up to ``end``, for the rows that go on, if there are any."""
         name = self._named(f"after_{start}")
         rows_go_on, then = self._branch(f"{name}_rows_go_on")
-        results = self._layers(then, carried, exit_index, start, end)
+        side_results = self._side_results.of_layers(start, end)
+        results, beside = self._layers(then, carried, exit_index, start, end)
         is_last = end == len(self._plan.stack.boundaries)
         wanted = results.values[:1] if is_last else results.values
         no_row_left, otherwise = self._branch(f"{name}_no_row_left")
         unchanged = carried.values[: len(wanted)]
-        rows_go_on.outputs.extend(wanted)
-        no_row_left.outputs.extend(otherwise.op("Identity", [value]) for value in unchanged)
+        skipped = self._side_results.without_layers(otherwise, carried.h, side_results)
+        rows_go_on.outputs.extend([*wanted, *beside])
+        as_before = [otherwise.op("Identity", [value]) for value in (*unchanged, *skipped)]
+        no_row_left.outputs.extend(as_before)
         builder.nodes += [*then.nodes, *otherwise.nodes]
-        count = builder.op("Size", [carried.rows])
         zero = builder.constant(np.array(0, np.int64), "zero")
-        anyone = builder.op("Greater", [count, zero])
+        anyone = builder.op("Greater", [builder.op("Size", [carried.rows]), zero])
         branches = {"then_branch": rows_go_on, "else_branch": no_row_left}
-        first = builder.op("If", [anyone], branches, num_outputs=len(wanted), name=f"{name}_if")
+        count = len(as_before)
+        first = builder.op("If", [anyone], branches, num_outputs=count, name=f"{name}_if")
         node = first.producer()
         assert node is not None
-        for output, value in zip(node.outputs, unchanged, strict=True):
+        for output, value in zip(node.outputs, (*unchanged, *side_results), strict=True):
             output.type, output.shape = value.type, value.shape
+        self._beside += zip(side_results, node.outputs[len(unchanged) :], strict=True)
         if is_last:
             return _Carried(first, carried.rows)
-        outside = carried.renamed(node.outputs)
+        outside = carried.renamed(node.outputs[: len(unchanged)])
         for value in (outside.rows, *outside.memory):
             if value.shape is not None:
                 value.shape = ir.Shape([self._open_size("rows", end), *value.shape[1:]])
@@ -197,8 +207,8 @@ class ExitBuilder:
 
     def _layers(
         self, then: GraphBuilder, carried: _Carried, exit_index: int, start: int, end: int
-    ) -> _Carried:
-        """The body of a branch."""
+    ) -> tuple[_Carried, list[ir.Value]]:
+        """The body of a branch; gives also what else is read of its layers, for all rows."""
         plan = self._plan
         places = self._places(then, carried.rows, start)
         own = then.op("Gather", [carried.h, places], {"axis": 0})
@@ -209,8 +219,10 @@ class ExitBuilder:
         column = then.op("Unsqueeze", [places, axes])
         merged = then.op("ScatterND", [carried.h, column, h])
         now = _Carried(merged, carried.rows, carried.answers)
+        values = self._side_results.of_layers(start, end)
+        beside = self._side_results.merged(then, copies, carried.h, carried.rows, values)
         if end == len(plan.stack.boundaries):
-            return now
+            return now, beside
         state = self._row_state(
             copies,
             end,
@@ -220,7 +232,7 @@ class ExitBuilder:
             copies.copy(plan.keep_mask),
             carried.memory,
         )
-        return self._test(then, state, exit_index + 1, now)
+        return self._test(then, state, exit_index + 1, now), beside
 
     def _logits(self) -> ir.Value:
         assert self._plan.logits is not None

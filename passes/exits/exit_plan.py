@@ -8,13 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import Module, UsageError
-from dechaff.passes.matching import ancestors
+from dechaff.passes.matching import ancestors, same_dim
 from dechaff.passes.padding.padding_mask import find_padding_mask, masked_attentions
 from dechaff.passes.rewriter import GraphBuilder
 
 from .exit_options import EarlyExitOptions
 from .light_heads import LightHeads, load_heads
 from .row_flow import RowFlow
+from .side_results import reason_against_side_results
 from .stacks import Stack
 
 
@@ -77,6 +78,9 @@ def reason_against(
     layers = _layers(stack, options)
     if not layers:
         return first, f"no exit asked for lies inside its {len(stack.boundaries)} layers"
+    refusal = reason_against_side_results(module.graph, flow, stack, layers[0])
+    if refusal is not None:
+        return refusal
     answer = answer_of(module.graph, flow, stack, options.output)
     own_head = options.criterion != "similarity" and options.heads == "own"
     if answer is None and (options.criterion != "similarity" or options.heads != "own"):
@@ -121,13 +125,23 @@ def token_layout(stack: Stack, builder: GraphBuilder) -> tuple[ir.Value, ir.Valu
         if layout is None or layout.inputs[0] is None:
             raise ValueError("packed attention without a TokenLayout")
         return layout.inputs[0], layout.outputs[0]
-    found = find_padding_mask(masked_attentions(stack.attentions))
+    own = [node for node in masked_attentions(stack.attentions) if _is_self(node)]
+    found = find_padding_mask(own)
     if found is None:
         return builder.constant(np.ones((1, 1), np.bool_), "every_token"), None
     mask = found.value
     if mask.dtype is not ir.DataType.BOOL:
         mask = builder.op("Cast", [mask], {"to": int(ir.DataType.BOOL)})
     return builder.op("Not", [mask]) if found.zero_is_valid else mask, None
+
+
+def _is_self(attention: ir.Node) -> bool:
+    """Whether keys are as many as queries: those of another stack have a mask of their own."""
+    query, key = attention.inputs[:2]
+    if query is None or key is None or not query.shape or not key.shape:
+        return False
+    axis = 2 if len(query.shape) == 4 else 1
+    return same_dim(query.shape[axis], key.shape[axis])
 
 
 def _threshold_input(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from dechaff.ir import DOMAIN
 from dechaff.passes.rewriter import GraphBuilder
 
 from .row_flow import RowFlow
@@ -83,7 +84,11 @@ def for_rows(flow: RowFlow, builder: GraphBuilder, rows: ir.Value) -> Standing:
     def standing(value: ir.Value) -> ir.Value | None:
         if flow.is_free(value):
             return value
-        if value.producer() is None or flow.is_gathered(value):
+        layout = flow.gathered.get(value)
+        if layout is not None:
+            places = builder.op("RowTokens", [rows, *layout], domain=DOMAIN)
+            return builder.op("Gather", [value, places], {"axis": 0})
+        if value.producer() is None or value in flow.gathered:
             return builder.op("Gather", [value, rows], {"axis": flow.batch_axis(value) or 0})
         return None
 

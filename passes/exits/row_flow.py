@@ -41,17 +41,22 @@ _ALONG_ONE_AXIS = {
 """Operators that work along one axis, with the default of the attribute."""
 
 
+TokenLayout = tuple[ir.Value, ir.Value]
+"""Places of packed tokens, int64[T], and the mask that tells which travel, bool[B, S]."""
+
+
 class RowFlow:
     """Tells values that are the same for all batches from those that have a part for each row.
 
     Attributes:
         batch: name of the batch's size; None if the graph has no input of open batch size.
-        gathered: values that cost much to compute, and hold a part for each row on their own.
+        gathered: values that cost much to compute, and have a part for each row on axis 0; for
+            packed ones, the tokens' places and the mask that tell the rows' parts.
     """
 
     def __init__(self, module: Module) -> None:
         self.batch = _batch_name(module.graph)
-        self.gathered: set[ir.Value] = set()
+        self.gathered: dict[ir.Value, TokenLayout | None] = {}
         self._graph = module.graph
         self._free: set[ir.Value] = set()
         for node in module.graph:
@@ -73,10 +78,6 @@ class RowFlow:
                 return axis
         return None
 
-    def is_gathered(self, value: ir.Value) -> bool:
-        """Whether a value's parts for some rows are picked from it, and not computed anew."""
-        return value in self.gathered
-
     def behind(self, value: ir.Value) -> set[ir.Value]:
         """The value and all that is computed from it in the main graph."""
         found = {value}
@@ -89,7 +90,7 @@ class RowFlow:
         if node.op_type == "Shape" and node.domain == "" and node.inputs[0] is not None:
             axis = self.batch_axis(node.inputs[0])
             return axis == 0 and integer_attribute(node, "start", 0) > 0
-        return all(value is None or self.is_free(value) for value in node.inputs)
+        return all(self.is_free(value) for value in values_read(node))
 
     def mixes_rows(self, node: ir.Node) -> str | None:
         """Why a node's result for a row may depend on other rows; None if it does not.

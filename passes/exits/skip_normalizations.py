@@ -10,6 +10,7 @@ from dechaff.passes.rewriter import Rewriter
 _NORMALIZATIONS = {
     "BiasSkipLayerNormalization": "LayerNormalization",
     "SkipLayerNormalization": "LayerNormalization",
+    "SkipRMSNormalization": "RMSNormalization",
 }
 
 
@@ -25,11 +26,12 @@ def _is_read(value: ir.Value) -> bool:
 
 
 def _split(node: ir.Node, rewriter: Rewriter) -> None:
-    x, skip, weight, bias, *dense_bias = node.inputs
+    x, skip, *parameters = node.inputs
     with rewriter.rewrite("split-skip-normalization", [node]) as builder:
-        biased = builder.op("Add", [x, *dense_bias]) if dense_bias else x
+        has_bias = node.op_type == "BiasSkipLayerNormalization"
+        biased = builder.op("Add", [x, parameters.pop()]) if has_bias else x
         state = builder.op("Add", [biased, skip])
         epsilon = {"epsilon": node.attributes["epsilon"], "axis": -1}
-        normalized = builder.op(_NORMALIZATIONS[node.op_type], [state, weight, bias], epsilon)
+        normalized = builder.op(_NORMALIZATIONS[node.op_type], [state, *parameters], epsilon)
         builder.replace(node.outputs[0], normalized)
         builder.replace(node.outputs[1], state)

@@ -15,7 +15,7 @@ import networkx
 import onnx_ir as ir
 
 from dechaff.ir import module_path, value_type_text
-from dechaff.passes.matching import ancestors, is_op, is_packed_attention, values_read
+from dechaff.passes.matching import is_op, is_packed_attention, values_read
 from dechaff.passes.rewriter import Rewriter
 
 _LAYER_FOLDERS = frozenset(["layer", "layers", "block", "blocks", "h", "encoder_layers"])
@@ -148,16 +148,16 @@ def _last_state(states: Sequence[ir.Value], before: Sequence[ir.Value]) -> ir.Va
 
 
 def _entry(graph: ir.Graph, first: ir.Node, after: ir.Value) -> ir.Value | None:
-    """The state that query and key of the first layer both come from, made like later ones."""
-    query, key = first.inputs[:2]
-    if query is None or key is None:
-        return None
-    shared = (ancestors(query) & ancestors(key)) - {after.producer()}
-    for node in reversed(list(graph)):
-        if node in shared:
-            alike = [value for value in node.outputs if _kind(value) == _kind(after)]
-            if alike:
-                return alike[0]
+    """The state before the first layer: what its first attention is added to."""
+    reached = {first.outputs[0]}
+    for node in graph:
+        read = [value for value in node.inputs if value is not None]
+        if not any(value in reached for value in read):
+            continue
+        for value in read:
+            if value not in reached and value_type_text(value) == value_type_text(after):
+                return value
+        reached.update(node.outputs)
     return None
 
 

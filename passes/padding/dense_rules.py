@@ -107,7 +107,7 @@ class FeatureReduction(TokenRule):
             return layout
         if any(axis < max(layout.token_axes) for axis in axes):
             raise NotTokenWise("drops an axis before the token axes")
-        return Layout(layout.rank - len(axes), layout.batch_axis, layout.sequence_axis)
+        return layout.placed(layout.rank - len(axes), layout.batch_axis, layout.sequence_axis)
 
     def _axes(self, node: ir.Node, layout: Layout) -> list[int]:
         tensor = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -143,7 +143,7 @@ class Lookup(TokenRule):
         width = rank(node.inputs[0])
         if width is None:
             raise NotTokenWise("the shape of the table is not known")
-        return Layout(layout.rank + width - 1, layout.batch_axis, layout.sequence_axis)
+        return layout.placed(layout.rank + width - 1, layout.batch_axis, layout.sequence_axis)
 
     def emit(self, node: ir.Node, operands: Operands) -> list[ir.Value]:
         """The same lookup of the packed ids."""

@@ -21,7 +21,7 @@ class FeatureUnsqueeze(TokenRule):
         added = _axes(node, rank(node.outputs[0]))
         kept = [axis for axis in range(layout.rank + len(added)) if axis not in added]
         batch, sequence = kept[layout.batch_axis], kept[layout.sequence_axis]
-        return Layout(layout.rank + len(added), batch, sequence)
+        return layout.placed(layout.rank + len(added), batch, sequence)
 
     def emit(self, node: ir.Node, operands: Operands) -> list[ir.Value]:
         """The same axes, counted in the packed value."""
@@ -43,7 +43,7 @@ class FeatureSqueeze(TokenRule):
             axis - sum(each < axis for each in dropped)
             for axis in (layout.batch_axis, layout.sequence_axis)
         )
-        return Layout(layout.rank - len(dropped), batch, sequence)
+        return layout.placed(layout.rank - len(dropped), batch, sequence)
 
     def emit(self, node: ir.Node, operands: Operands) -> list[ir.Value]:
         """The same axes, counted in the packed value."""
@@ -97,7 +97,7 @@ class FeaturePick(TokenRule):
         batch, sequence = (
             token + more * (axis < token) for token in (layout.batch_axis, layout.sequence_axis)
         )
-        return Layout(layout.rank + more, batch, sequence)
+        return layout.placed(layout.rank + more, batch, sequence)
 
     def emit(self, node: ir.Node, operands: Operands) -> list[ir.Value]:
         """The same places on the packed axis."""

@@ -22,11 +22,13 @@ class Layout:
         batch_axis: the axis of the batch.
         sequence_axis: the axis of the sequence; equal to ``batch_axis`` where the two are merged
             into one axis of size ``B * S``.
+        sequence_first: whether the merged axis counts ``s * B + b``, and not ``b * S + s``.
     """
 
     rank: int
     batch_axis: int = 0
     sequence_axis: int = 1
+    sequence_first: bool = False
 
     @property
     def merged(self) -> bool:
@@ -48,6 +50,18 @@ class Layout:
         """Whether the token axes are the first ones, batch before sequence."""
         return self.batch_axis == 0 and self.sequence_axis in (0, 1)
 
+    @property
+    def apart(self) -> Layout:
+        """Of merged tokens: the layout once their axis is two axes again."""
+        batch, sequence = (1, 0) if self.sequence_first else (0, 1)
+        return Layout(self.rank + 1, batch, sequence)
+
+    def placed(self, rank: int, batch_axis: int, sequence_axis: int) -> Layout:
+        """The layout with its axes elsewhere."""
+        return dataclasses.replace(
+            self, rank=rank, batch_axis=batch_axis, sequence_axis=sequence_axis
+        )
+
     def packed_axis(self, axis: int) -> int:
         """The axis of the packed value for a feature axis (which may count from the end)."""
         axis = axis + self.rank if axis < 0 else axis
@@ -64,7 +78,7 @@ class Layout:
     def broadcast_to(self, rank: int) -> Layout:
         """The layout after broadcasting has added axes at the left."""
         shift = rank - self.rank
-        return Layout(rank, self.batch_axis + shift, self.sequence_axis + shift)
+        return self.placed(rank, self.batch_axis + shift, self.sequence_axis + shift)
 
 
 def same_size(left: Dim, right: Dim) -> bool:

@@ -128,11 +128,21 @@ class Packer(Operands):
         return self._packed[value]
 
     def _pack(self, value: ir.Value, layout: Layout) -> ir.Value:
+        if layout.merged and layout.sequence_first:
+            front = self._to_front(value, layout)
+            return self._pack(self._apart(front, layout), layout.apart)
         if layout.merged:
             front = self._to_front(value, layout)
             return self.builder.op("Gather", [front, self._token_index], {"axis": 0})
         operands = [self._to_front(value, layout), self._token_index, self._keep]
         return self.builder.op("Pack", operands, domain=DOMAIN)
+
+    def _apart(self, value: ir.Value, layout: Layout) -> ir.Value:
+        """``[S, B, ...]`` of ``[S * B, ...]``."""
+        sizes = [self._size_of(value, axis, layout.apart) for axis in (0, 1)]
+        rest = self.builder.op("Shape", [value], {"start": 1})
+        target = self.builder.op("Concat", [*sizes, rest], {"axis": 0})
+        return self.builder.op("Reshape", [value, target], {"allowzero": 1})
 
     def _to_front(self, value: ir.Value, layout: Layout) -> ir.Value:
         perm = layout.moved_to_front()
@@ -226,6 +236,9 @@ class Packer(Operands):
         if layout.merged:
             features = [static_dim(dim) or -1 for dim in list(value.shape or ())[1:]]
             shape = self._integers([-1, *features], "merged_shape")
+            if layout.sequence_first:
+                order = [1, 0, *range(2, layout.rank + 1)]
+                full = self.builder.op("Transpose", [full], {"perm": order})
             return self.builder.op("Reshape", [full, shape])
         perm = layout.moved_to_front()
         if perm == list(range(layout.rank)):

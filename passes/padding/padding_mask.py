@@ -64,6 +64,11 @@ def find_padding_mask(masked: Sequence[ir.Node]) -> PaddingMask | None:
     return best
 
 
+def has_candidates(masked: Sequence[ir.Node]) -> bool:
+    """Whether anything that these masks are computed from might tell padding from tokens."""
+    return next(_candidates(masked), None) is not None
+
+
 def _candidates(attentions: Sequence[ir.Node]) -> Iterator[ir.Value]:
     """Values shaped ``[B, S]`` that the attention masks are computed from, nearest first."""
     seen: set[ir.Value] = set()

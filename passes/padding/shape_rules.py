@@ -26,6 +26,9 @@ class FeatureReshape(TokenRule):
         layout, result = token_operand(node, layouts), node.outputs[0].shape
         if result is None or mask.shape is None:
             raise NotTokenWise("the shape after Reshape is not known")
+        swapped = _sequence_first(layout, result, mask.shape) if len(result) else None
+        if swapped is not None:
+            return swapped
         if not layout.leads:
             return _regrouped(layout, known(node.inputs[0]).shape, result)
         if len(result) >= 2 and all(same_size(result[i], mask.shape[i]) for i in (0, 1)):
@@ -49,6 +52,20 @@ class FeatureReshape(TokenRule):
             return [tokens]
         shape_value = operands.builder.constant(target, "packed_shape")
         return [operands.builder.op("Reshape", [tokens, shape_value])]
+
+
+def _sequence_first(layout: Layout, after: ir.Shape, sizes: ir.Shape) -> Layout | None:
+    """``[S, B, ...]`` merged into ``[S * B, ...]``, or taken apart again; None if neither."""
+    is_merged = _is_product(after[0], sizes)
+    if any(static_dim(dim) is None for dim in list(after)[1 if is_merged else 2 :]):
+        return None
+    comes_merged = layout.merged and layout.sequence_first
+    if is_merged and (comes_merged or (layout.batch_axis, layout.sequence_axis) == (1, 0)):
+        return Layout(len(after), 0, 0, sequence_first=True)
+    if not comes_merged or len(after) < 2:
+        return None
+    parts = same_size(after[0], sizes[1]) and same_size(after[1], sizes[0])
+    return Layout(len(after), 1, 0) if parts else None
 
 
 def _regrouped(layout: Layout, before: ir.Shape | None, after: ir.Shape) -> Layout:
@@ -92,7 +109,8 @@ class AxesPermutation(TokenRule):
         layout, perm = token_operand(node, layouts), permutation(node)
         if perm is None:
             raise NotTokenWise("the permutation is not known")
-        return Layout(layout.rank, perm.index(layout.batch_axis), perm.index(layout.sequence_axis))
+        batch, sequence = (perm.index(a) for a in (layout.batch_axis, layout.sequence_axis))
+        return layout.placed(layout.rank, batch, sequence)
 
     def emit(self, node: ir.Node, operands: Operands) -> list[ir.Value]:
         """A permutation of the features; nothing at all where they keep their order."""

@@ -29,6 +29,10 @@ REFERENCE_ONLY = {
         ("TokenSummary", "PackedTokenSummary", "RowTokens"),
         "one gather or scatter for each exit",
     ),
+    **dict.fromkeys(
+        ("TopKMask", "TopKVarlenAttention"),
+        "to know the best keys takes all scores: nothing is saved by another form",
+    ),
     "TokenLayout": "a few operations on [B, S] integers, once per model",
     "SkipLayerNormalization": "the runtime's own takes five times as long as its parts",
     "BiasSkipLayerNormalization": "the same; and its bias goes into the product before it",

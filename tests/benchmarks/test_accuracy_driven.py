@@ -53,10 +53,10 @@ def test_a_classifier_is_searched_and_measured(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    rows = ["a warm , funny film\t1", "dull and endless\t0", "fine\t1"] * 4
+    rows = ["a warm , funny film\t1", "dull and endless\t0", "fine\t1"] * 24
     for split in ("dev", "test"):
         (tmp_path / f"{split}.tsv").write_text("\n".join(rows) + "\n", "utf-8")
-    options = ["--modes", "speed", "--batch", "4", "--rounds", "1", "--peers", "ort18"]
+    options = ["--modes", "speed", "--batch", "16", "--rounds", "1", "--peers", "ort18"]
     options += ["--json", str(tmp_path / "results.json"), "--budget", "5s", "--batches", "2"]
     assert main([str(folder), str(tmp_path), *options]) == 0
     assert "| dechaff, mode speed |" in capsys.readouterr().out

@@ -52,3 +52,7 @@ def test_what_is_known_is_not_checked_again(
 def test_family_names_are_unique() -> None:
     assert len(BY_NAME) == len(FAMILIES)
     assert set(SUBSET) <= set(BY_NAME)
+
+
+def test_every_family_can_be_named_on_the_command_line() -> None:
+    assert not [name for name in BY_NAME if "," in name]

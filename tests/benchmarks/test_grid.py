@@ -7,12 +7,13 @@ import pytest
 
 from benchmarks.child_process import ChildFailedError, run_child
 from benchmarks.grid import __main__ as grid
+from benchmarks.grid import measurement
 from benchmarks.grid.cells import Cell, estimated_seconds, grid_cells
-from benchmarks.grid.findings import find, geometric_mean, means, verdicts
+from benchmarks.grid.findings import find, geometric_mean, means, verdicts, was_alone
 from benchmarks.grid.measurement import HOPELESS
 from benchmarks.grid.pages import Machine, results_page
 from benchmarks.grid.store import cell_key, read_cells, write_cell, write_machine
-from benchmarks.peers import DECHAFF, LIMIT, PEERS, REFERENCE
+from benchmarks.peers import DECHAFF, LIMIT, PEERS, REFERENCE, Runner
 
 CELL = Cell("tiny", 1, "uniform", 16, 128)
 
@@ -142,8 +143,12 @@ def _options(results: pathlib.Path, measured: pathlib.Path) -> list[str]:
 
 
 def test_a_grid_is_measured_once_reported_and_taken_up_again(
-    tiny_results: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tiny_results: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(grid, "was_alone", lambda _: True)  # tests run beside other work
     options = _options(tiny_results, tmp_path)
     assert grid.main(options) == 0
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
@@ -168,6 +173,29 @@ def test_a_grid_without_time_begins_no_cell(
     assert grid.main([*_options(tiny_results, tmp_path), "--minutes", "0.1"]) == 0
     assert "2 cells are still to be measured" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_cells_measured_beside_other_work_are_not_published(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_machine(tmp_path / "some-cpu", {"processor": "Some CPU"})
+    disturbed = figures(CELL, {"torch": 2.0}, others_share=0.3)
+    write_cell(tmp_path / "some-cpu", CELL, disturbed)
+    grid.main([*_options(tmp_path / "results", tmp_path), "--report-only"])
+    assert "nothing is measured yet" in capsys.readouterr().err
+    assert not was_alone(disturbed)
+    assert was_alone(figures(CELL, {"torch": 2.0}, others_share=0.01))
+
+
+def test_who_got_no_rounds_is_placed_by_the_best_peer() -> None:
+    def trial(seconds: float) -> measurement._Trial:
+        return measurement._Trial(Runner(lambda: None, list), seconds, 0.0, 0.0)
+
+    trials = {"torch": trial(4.0), "ort18": trial(2.0), DECHAFF: trial(9.0)}
+    row = measurement._row("torch", trials["torch"], trials, {"ort18": [3.0], DECHAFF: [2.0]})
+    assert row["rounds"] == 0
+    assert row["ratio"] == pytest.approx(2 * 1.5)
+    assert row["milliseconds"] == pytest.approx(6000)
 
 
 def test_an_interruption_keeps_what_is_measured(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.measure import median_ratio, peak_resident_bytes, time_interleaved
+from benchmarks.measure import OthersShare, median_ratio, peak_resident_bytes, time_interleaved
 
 
 def test_contestants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +32,9 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 def test_peak_memory_is_that_of_a_process_with_numpy() -> None:
     assert 10 * 2**20 < peak_resident_bytes() < 2**40
+
+
+def test_what_this_process_computes_is_not_others_work() -> None:
+    with OthersShare() as others:
+        sum(range(3_000_000))
+    assert 0 <= others.share <= 1

@@ -89,3 +89,23 @@ def test_other_products_stay(before: str, after: str) -> None:
         text = text.replace("Reshape (q, q_sizes)", "Reshape (mixed, q_sizes)")
     _, record = run_pass(Canonicalize(), module_from(text))
     assert "unfold-heads" not in [rewrite.rule for rewrite in record.rewrites]
+
+
+def test_heads_folded_into_the_batch_are_split_at_once() -> None:
+    text = """
+    g (float[S,B,8] x) => (float[B,2,S,4] y) <int64[1] two = {2}, int64[1] four = {4}> {
+        sequence = Shape <start = 0, end = 1> (x)
+        batch = Shape <start = 1, end = 2> (x)
+        all = Mul (batch, two)
+        folded_sizes = Concat <axis = 0> (sequence, all, four)
+        folded = Reshape (x, folded_sizes)
+        turned = Transpose <perm = [1, 0, 2]> (folded)
+        sizes = Concat <axis = 0> (batch, two, sequence, four)
+        y = Reshape (turned, sizes)
+    }"""
+    after = """
+    g (float[S,B,8] x) => (float[B,2,S,4] y) <int64[4] split = {0, 0, 2, 4}> {
+        apart = Reshape (x, split)
+        y = Transpose <perm = [1, 2, 0, 3]> (apart)
+    }"""
+    check_rewrite(Canonicalize(), text, after)

@@ -264,7 +264,7 @@ DECLINED = {
     ),
     "a mask that is no padding mask": (
         layer(attention="h, h, h, mask4", inputs=", bool[B,1,S,S] mask4"),
-        "no value [batch, sequence] is shown to be its padding mask",
+        "no mask tells padding from tokens",
     ),
     "a position picked by data": (
         layer("i = ArgMax <axis = 1> (x)\n y = GatherElements <axis = 1> (r, i)", "float[B,1,4] y"),

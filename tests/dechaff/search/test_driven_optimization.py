@@ -231,3 +231,14 @@ def test_exits_are_tried_from_the_boldest_threshold_on() -> None:
     assert [decision.kept for decision in result.decisions] == [False] * (len(scores) - 1) + [True]
     assert f"threshold={result.decisions[-1].edit.split()[1]}" in result.pass_list
     assert "early-exit" not in str([str(step) for step in result.points[0].passes])
+
+
+def test_a_pass_that_is_not_searched_counts_in_the_result_and_not_in_the_original() -> None:
+    result = searched(passes="prune,convert-precision", max_drop=0.02)
+    assert [str(step) for step in result.points[0].passes] == []
+    assert result.points[-1].name == "all passes"
+    assert result.pass_list.endswith("convert-precision")
+    smallest, first = result.points[-1].megabytes, result.points[0].megabytes
+    assert smallest is not None
+    assert first is not None
+    assert smallest < 0.5 * first
