@@ -20,6 +20,7 @@ from .emission import WRITTEN
 from .installation import require_nvcc
 from .product_choice import ProductChoice
 from .relax_module import to_relax
+from .scheduled_calls import OPAQUE
 from .signature import signature_of
 from .signature_function import add_signature
 from .tuning.application import apply_log
@@ -116,6 +117,7 @@ def fuse(relax_module: Any, target: Any) -> Any:
         relax.backend.DispatchSortScan(),
         transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),
+        _keep_size_vectors_apart,
         transform.FoldConstant(),
         transform.FuseOps(),
         transform.FuseTIR(),
@@ -123,6 +125,15 @@ def fuse(relax_module: Any, target: Any) -> Any:
     ]
     with target:
         return tvm.transform.Sequential(passes)(relax_module)
+
+
+@tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def _keep_size_vectors_apart(module: Any, _: Any) -> Any:
+    """Fuse no kernel that writes sizes: TVM renames the size it is given twice, and fails."""
+    for variable, function in module.functions_items():
+        if variable.name_hint.startswith("sizes"):
+            module.update_func(variable, function.with_attr("op_pattern", OPAQUE))
+    return module
 
 
 def finish(fused: Any, target: Any) -> Any:

@@ -10,7 +10,7 @@ from tvm import relax, s_tir, tirx
 
 from .emission import Emission, Expr
 
-_OPAQUE = 8
+OPAQUE = 8
 """TVM's pattern of an operator that fusion leaves alone."""
 
 
@@ -35,7 +35,7 @@ def call_scheduled(
     Returns:
         The output, or a tuple of several.
     """
-    private = in_block(kernel).without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
+    private = in_block(kernel).without_attr("global_symbol").with_attr("op_pattern", OPAQUE)
     function = emission.builder.add_func(private, name)
     types = [relax.TensorType(list(shape), dtype) for shape, dtype in outputs]
     return emission.emit(
