@@ -132,7 +132,8 @@ class EarlyExit(Approximation):
         rewriter.note(
             f"early-exit: rows may leave {stack.name or 'the model'} after layer "
             f"{', '.join(map(str, plan.layers))} of {len(stack.boundaries)} by "
-            f"{self.options.criterion}; the thresholds are the input {plan.thresholds.name!r}"
+            f"{self.options.criterion}; the thresholds are the input {plan.thresholds.name!r}; "
+            "FLOPs are counted of the layers before the first exit"
         )
 
 
