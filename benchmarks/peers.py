@@ -142,11 +142,12 @@ def _onnxruntime(file: Callable[[Exports], pathlib.Path]) -> Callable[[Task], Ru
 
 def _session(task: Task, path: pathlib.Path) -> Any:
     if path.name not in task.sessions:
-        task.sessions[path.name] = _new_session(path, task.threads)
+        task.sessions[path.name] = new_session(path, task.threads)
     return task.sessions[path.name]
 
 
-def _new_session(path: pathlib.Path, threads: int) -> Any:
+def new_session(path: pathlib.Path, threads: int) -> Any:
+    """A session of the runtime at its best settings, on so many threads."""
     options = onnxruntime.SessionOptions()
     SessionSettings(threads).apply_to(options)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -13,7 +13,16 @@ import click
 from dechaff import __version__
 
 from .command_line_checks import bisect, verify
-from .command_line_options import DEBUG, ISOLATE, debug_option, isolation_options, read_inputs, show
+from .command_line_inspect import inspect
+from .command_line_options import (
+    DEBUG,
+    ISOLATE,
+    calibration_options,
+    debug_option,
+    isolation_options,
+    read_inputs,
+    show,
+)
 from .command_line_search import search_options
 from .command_line_tuning import check_form, logs, target_options, tune
 from .explain_command import explain
@@ -106,6 +115,7 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Show what nearly applied, and why not.")
 @isolation_options
 @search_options
+@calibration_options
 @debug_option
 def optimize(
     source: str | None,
@@ -114,6 +124,7 @@ def optimize(
     output_path: str | None,
     report_path: str | None,
     inputs_path: str | None,
+    calibration: dict[str, Any],
     trace_path: str | None,
     snapshots: str | None,
     require: tuple[str, ...],
@@ -156,6 +167,7 @@ def optimize(
         trace=trace_path,
         snapshots=snapshots,
         session=SessionSettings(threads),
+        **calibration,
         **search,
     )
     report = optimized.report
@@ -189,24 +201,9 @@ def passes(as_json: bool) -> None:
         click.echo(line)
 
 
-@cli.command()
-@click.argument("source", metavar="IN.onnx")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@isolation_options
-@debug_option
-def inspect(source: str, as_json: bool) -> None:
-    """Show what a model contains, and which attention the passes find.
-
-    Example: dechaff inspect model.onnx --json
-    """
-    from .inspection import inspect_module
-    from .model_import import import_model
-
-    found = inspect_module(import_model(source))
-    if as_json:
-        click.echo(found.to_json())
-    else:
-        show(found)
+cli.add_command(inspect)
+cli.add_command(view)
+cli.add_command(explain)
 
 
 def _one_of(role: str, positional: str | None, option: str | None) -> str:

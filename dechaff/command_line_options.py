@@ -79,6 +79,19 @@ def isolation_options(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+def calibration_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--calibration`` and ``--tokenizer``; the command gets them as one ``calibration``."""
+
+    @functools.wraps(command)
+    def gathered(calibration: str | None, tokenizer: str | None, **given: Any) -> None:
+        command(calibration={"calibration": calibration, "tokenizer": tokenizer}, **given)
+
+    text = "Typical inputs, for passes that measure: .npz, a folder of them, or text."
+    path = click.option("--calibration", metavar="PATH", help=text)
+    file = click.option("--tokenizer", metavar="FILE", help="tokenizer.json for calibration text.")
+    return path(file(gathered))
+
+
 def _limits(max_memory: float | None, max_seconds: float | None, given: dict[str, Any]) -> Limits:
     """What was asked for; inputs and commands of the caller's own may take what they need."""
     if max_memory is not None and 0 < max_memory < _LEAST_MEMORY:

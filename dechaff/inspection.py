@@ -10,6 +10,7 @@ from rich.console import ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
+from dechaff.backends import LowBitKernel, low_bit_kernels
 from dechaff.ir import Module, module_path, node_text, value_type_text
 from dechaff.passes import GraphSize, Miss, measure, parse_pass_list, run_passes
 
@@ -44,6 +45,7 @@ class Inspection:
         sizes: the sizes at which FLOPs are evaluated, by symbol.
         attention: attention blocks that the default passes find.
         misses: rules that nearly applied, by pass.
+        kernels: what this machine has for quantized models.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Inspection:
     sizes: dict[str, float]
     attention: tuple[Attention, ...]
     misses: tuple[tuple[str, Miss], ...]
+    kernels: tuple[LowBitKernel, ...]
 
     def to_json(self) -> str:
         """The findings as JSON."""
@@ -72,6 +75,7 @@ class Inspection:
             "near_misses": [
                 {"pass": name, **dataclasses.asdict(miss)} for name, miss in self.misses
             ],
+            "low_bit_kernels": [dataclasses.asdict(kernel) for kernel in self.kernels],
         }
         return json.dumps(data, indent=2)
 
@@ -87,6 +91,7 @@ class Inspection:
             *(Text(f"  {block.node}") for block in self.attention),
             Text(f"near misses: {len(self.misses)}"),
             *(Text(f"  {name}: {miss_text(miss)}") for name, miss in self.misses),
+            self._kernels(),
         )
 
     def _signature(self) -> Table:
@@ -94,6 +99,13 @@ class Inspection:
         for kind, values in (("input", self.inputs), ("output", self.outputs)):
             for name, type_text in values.items():
                 table.add_row(kind, Text(name), Text(type_text))  # brackets are no markup
+        return table
+
+    def _kernels(self) -> Table:
+        table = Table("low-bit kernels here", "operator", "remark")
+        for kernel in self.kernels:
+            remark = kernel.remark if kernel.available else "the installed runtime has none"
+            table.add_row(kernel.what, kernel.operator, remark)
         return table
 
     def _operators(self) -> Table:
@@ -122,4 +134,5 @@ def inspect_module(module: Module) -> Inspection:
             if "Attention" in node.op_type
         ),
         misses=tuple((record.name, miss) for record in records for miss in record.misses),
+        kernels=low_bit_kernels(),
     )

@@ -60,6 +60,9 @@ class OptimizedModel:
             InputRejectedError: the arguments do not fit the original's signature.
         """
         convention = self.module.calling_convention
+        on_gpu = self._run_on_gpu(kwargs) if not args else None
+        if on_gpu is not None:
+            return on_gpu if convention is None else convention.unflatten(on_gpu)
         if convention is not None:
             return convention.unflatten(self.run(convention.flatten(args, kwargs)))
         given = self._by_name(args, kwargs)
@@ -67,6 +70,14 @@ class OptimizedModel:
         if not any(is_torch_tensor(value) for value in given.values()):
             return results
         return {name: to_torch(array) for name, array in results.items()}
+
+    def _run_on_gpu(self, given: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Tensors of torch on a GPU are read where they lie; None where they are anything else."""
+        if self.compiled is None or not self.compiled.takes_in_place(given):
+            return None
+        ports = self.compiled.signature
+        results = self.compiled.run_tensors([given[port.name] for port in ports.inputs])
+        return {port.name: item for port, item in zip(ports.outputs, results, strict=True)}
 
     def run(
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None

@@ -173,7 +173,7 @@ class TorchCallingConvention:
                     f"captured, got {leaf!r}"
                 )
 
-    def unflatten(self, outputs: dict[str, np.ndarray]) -> Any:
+    def unflatten(self, outputs: Mapping[str, np.ndarray | torch.Tensor]) -> Any:
         """Rebuild the original's result from arrays by graph output name."""
         leaves = [
             result.value if isinstance(result, Fixed) else self._result(outputs[result], result)
@@ -181,5 +181,7 @@ class TorchCallingConvention:
         ]
         return pytree.tree_unflatten(leaves, self.result_structure)
 
-    def _result(self, array: np.ndarray, name: str) -> Any:
+    def _result(self, array: np.ndarray | torch.Tensor, name: str) -> Any:
+        if isinstance(array, torch.Tensor):  # it was computed on the GPU, and stays there
+            return array
         return int(array) if name in self.integer_results else to_torch(array)

@@ -6,6 +6,7 @@ from . import (  # noqa: F401  (declares the dialect's operators)
     exit_ops,
     normalization_ops,
     packing_ops,
+    quantization_ops,
     sparse_attention_ops,
 )
 from .cost import Cost, graph_cost, node_cost, num_parameters

@@ -2,6 +2,7 @@
 
 from .approximation import Approximation, Calibration, Edit
 from .pass_base import NoOptions, Numerics, Pass
+from .pass_context import ActivationWalk, CalibrationData, PassContext
 from .pass_list import PassList, parse_pass_list, pass_by_name
 from .pass_manager import (
     GraphSize,
@@ -20,8 +21,10 @@ from .rewriter import GraphBuilder, Rewriter
 __all__ = [
     "PASSES",
     "PIPELINES",
+    "ActivationWalk",
     "Approximation",
     "Calibration",
+    "CalibrationData",
     "Edit",
     "GraphBuilder",
     "GraphSize",
@@ -29,6 +32,7 @@ __all__ = [
     "NoOptions",
     "Numerics",
     "Pass",
+    "PassContext",
     "PassFailedError",
     "PassList",
     "PassObserver",

@@ -23,6 +23,7 @@ from dechaff.ir import (
 )
 
 from .pass_base import Pass
+from .pass_context import PassContext
 from .rewrite_records import Miss, Rewrite, RewriteLimitReachedError
 from .rewriter import Rewriter
 
@@ -112,6 +113,7 @@ def run_passes(
     observers: Sequence[PassObserver] = (),
     *,
     limit: int | None = None,
+    context: PassContext | None = None,
 ) -> tuple[Module, list[PassRecord]]:
     """Run the passes over the module in place.
 
@@ -120,6 +122,7 @@ def run_passes(
         passes: the passes, in order.
         observers: are told of each pass.
         limit: how many rewrites each pass may apply; it ends at the next one. None: all.
+        context: calibration data and the machine, for passes that ask.
 
     Returns:
         The module (a snapshot of it, if an observer undid the last edits) and a record per pass.
@@ -133,7 +136,7 @@ def run_passes(
         for observer in observers:
             observer.pass_starts(index, len(passes), step)
         snapshot = module.clone()
-        record = _run_one(module, step, measure(snapshot), limit)
+        record = _run_one(module, step, measure(snapshot), limit, context)
         if record.rewrites:
             objections = [o.pass_ends(snapshot, module, record) for o in observers]
             reason = next((text for text in objections if text), None)
@@ -144,7 +147,9 @@ def run_passes(
     return module, records
 
 
-def apply_pass(module: Module, step: Pass, limit: int | None = None) -> Rewriter:
+def apply_pass(
+    module: Module, step: Pass, limit: int | None = None, context: PassContext | None = None
+) -> Rewriter:
     """Run one pass over the module in place, without measuring what it did.
 
     Returns:
@@ -153,7 +158,7 @@ def apply_pass(module: Module, step: Pass, limit: int | None = None) -> Rewriter
     Raises:
         PassFailedError: the pass raised or left a module that breaks the IR's rules.
     """
-    rewriter = Rewriter(module, limit)
+    rewriter = Rewriter(module, limit, context)
     try:
         with contextlib.suppress(RewriteLimitReachedError):
             step.apply(module, rewriter)
@@ -173,9 +178,15 @@ def apply_pass(module: Module, step: Pass, limit: int | None = None) -> Rewriter
     return rewriter
 
 
-def _run_one(module: Module, step: Pass, before: GraphSize, limit: int | None) -> PassRecord:
+def _run_one(
+    module: Module,
+    step: Pass,
+    before: GraphSize,
+    limit: int | None,
+    context: PassContext | None,
+) -> PassRecord:
     started = time.perf_counter()
-    rewriter = apply_pass(module, step, limit)
+    rewriter = apply_pass(module, step, limit, context)
     seconds = time.perf_counter() - started
     return PassRecord(
         name=str(step),

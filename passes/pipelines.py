@@ -17,6 +17,9 @@ from .lower_einsum import LowerEinsum
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
 from .prune import Prune
+from .quantize_dynamic import QuantizeDynamic
+from .quantize_static import QuantizeStatic
+from .quantize_weights import QuantizeWeights
 from .remove_padding import RemovePadding
 
 PASSES: tuple[type[Pass], ...] = (
@@ -34,6 +37,9 @@ PASSES: tuple[type[Pass], ...] = (
     EarlyExit,
     FuseSkipNormalization,
     FuseBiasGelu,
+    QuantizeDynamic,
+    QuantizeStatic,
+    QuantizeWeights,
     ConvertPrecision,
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""

@@ -20,6 +20,7 @@ from dechaff.ir import (
     origins,
 )
 
+from .pass_context import PassContext
 from .rewrite_records import Miss, Rewrite, RewriteLimitReachedError
 
 _MAX_SWEEPS = 16
@@ -107,10 +108,14 @@ class Rewriter:
         misses: every near miss so far, each place and reason once.
         notes: remarks for the report, a line each.
         shape_data: symbolic contents of size vectors; see :class:`dechaff.ir.ShapeData`.
+        context: what passes are told beside the graph.
     """
 
-    def __init__(self, module: Module, limit: int | None = None) -> None:
+    def __init__(
+        self, module: Module, limit: int | None = None, context: PassContext | None = None
+    ) -> None:
         self.module = module
+        self.context = context or PassContext()
         self._limit = limit
         self.rewrites: list[Rewrite] = []
         self.misses: list[Miss] = []

@@ -22,7 +22,13 @@ MAY_IMPORT = {
 """Our own folders that each folder may import, at module level or inside functions."""
 
 HOMES = {
-    "torch": ("frontend/torch_", "dechaff/arrays.py", "dechaff/layerwise_loss.py"),
+    "torch": (
+        "frontend/torch_",
+        "dechaff/arrays.py",
+        "dechaff/layerwise_loss.py",
+        "backends/tvm/cuda_graphs.py",
+        "backends/tvm/library_calls.py",
+    ),
     "transformers": ("frontend/torch_",),
     "tvm": ("backends/tvm/",),
     "onnxruntime": ("backends/onnxruntime/",),

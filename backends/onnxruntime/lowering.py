@@ -23,8 +23,15 @@ from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
 from .local_attention import lower_local_varlen_attention
 from .masked_varlen_attention import lower_masked_varlen_attention
 from .packing_kernels import lower_pack
+from .quantized_kernels import (
+    lower_quantize_per_tensor,
+    lower_quantize_per_token,
+    lower_quantized_matmul,
+)
+from .static_kernels import add_bias_in_product, lower_static_product
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
 from .varlen_functions import LOWERED_DOMAIN
+from .weight_kernels import lower_weight_product
 
 Target = Literal["cpu", "openvino", "portable"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -39,8 +46,14 @@ NodeLowering = Callable[[ir.Node, Rewriter], bool]
 
 _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
     "BiasGelu": lower_bias_gelu,
+    "QuantizePerTensor": lower_quantize_per_tensor,
+    "QuantizePerToken": lower_quantize_per_token,
+    "QuantizedMatMul": lower_quantized_matmul,
 }
 """To contrib operators; for the target ``cpu`` only."""
+
+_PRODUCT_LOWERINGS: tuple[NodeLowering, ...] = (lower_static_product, lower_weight_product)
+"""Of standard products with quantized operands, to contrib operators; for ``cpu`` only."""
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
     "LocalVarlenAttention": lower_local_varlen_attention,
@@ -94,6 +107,11 @@ def lower(
         row = rows.get(node.op_type) if node.domain == DOMAIN else None
         if row is not None:
             row(node, rewriter)
+        elif target == "cpu" and node.domain == "" and node.op_type == "MatMul":
+            any(lowering(node, rewriter) for lowering in _PRODUCT_LOWERINGS)
+    for node in list(lowered.nodes()) if target == "cpu" else ():
+        if node.domain == "" and node.op_type == "Add":
+            add_bias_in_product(node, rewriter)
     if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     _inline_dialect(lowered)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dechaff.ir import Module
 
 from .installation import require_tvm
+from .product_choice import ProductChoice
 
 if TYPE_CHECKING:
     from .compiled_model import CompiledModel
@@ -36,6 +37,7 @@ def compile_module(
     *,
     tuning_log: str | os.PathLike[str] | None = None,
     sizes: Mapping[str, int] | None = None,
+    products: ProductChoice | None = None,
 ) -> CompiledModel:
     """Compile a module for a target of :func:`resolve_target`; it is not changed.
 
@@ -44,6 +46,7 @@ def compile_module(
         target: TVM's target.
         tuning_log: a folder that ``dechaff tune`` wrote; None for default schedules.
         sizes: the sizes to expect, by symbol, which choose among the sizes that were tuned.
+        products: who computes matrix products on a GPU; kernels of ours by default.
 
     Raises:
         UsageError: the target needs a compiler that is not installed, or the log has nothing for
@@ -55,7 +58,7 @@ def compile_module(
     from .build import compile_module as compile_lowered
 
     tuning = Tuning(tuning_log, sizes or {}) if tuning_log is not None else None
-    return compile_lowered(module, target, tuning)
+    return compile_lowered(module, target, tuning, products)
 
 
 def log_tools(log: str | os.PathLike[str]) -> Any:
@@ -83,4 +86,4 @@ def load_library(path: str | os.PathLike[str]) -> CompiledModel:
     return load(path)
 
 
-__all__ = ["compile_module", "load_library", "log_tools", "resolve_target"]
+__all__ = ["ProductChoice", "compile_module", "load_library", "log_tools", "resolve_target"]

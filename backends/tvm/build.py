@@ -14,10 +14,13 @@ from tvm.s_tir import dlight
 
 from dechaff.ir import DechaffError, Module
 
+from . import cuda_compilation  # noqa: F401  # it registers the compiler
 from .compiled_model import CompiledModel
 from .emission import WRITTEN
 from .installation import require_nvcc
+from .product_choice import ProductChoice
 from .relax_module import to_relax
+from .scheduled_calls import OPAQUE
 from .signature import signature_of
 from .signature_function import add_signature
 from .tuning.application import apply_log
@@ -41,13 +44,19 @@ class Tuning:
     sizes: Mapping[str, int]
 
 
-def compile_module(module: Module, target: Any, tuning: Tuning | None = None) -> CompiledModel:
+def compile_module(
+    module: Module,
+    target: Any,
+    tuning: Tuning | None = None,
+    products: ProductChoice | None = None,
+) -> CompiledModel:
     """Compile a module for a target of TVM; dialect operators may be in it.
 
     Args:
         module: the optimized module, not lowered for another backend. It is not changed.
         target: what :func:`~.targets.resolve_target` gave.
         tuning: a tuning log and the sizes to expect; None for default schedules.
+        products: who computes matrix products on a GPU.
 
     Raises:
         UsageError: the target needs a compiler that is not installed.
@@ -57,7 +66,7 @@ def compile_module(module: Module, target: Any, tuning: Tuning | None = None) ->
     kind = target.kind.name
     if kind == "cuda":
         require_nvcc()
-    lowered = to_relax(module, kind, _architecture(target))
+    lowered = to_relax(module, kind, _architecture(target), products)
     signature = signature_of(module, str(target))
     add_signature(lowered.module, signature)
     with _as_build_failure(module.source, target):
@@ -108,6 +117,7 @@ def fuse(relax_module: Any, target: Any) -> Any:
         relax.backend.DispatchSortScan(),
         transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),
+        _keep_size_vectors_apart,
         transform.FoldConstant(),
         transform.FuseOps(),
         transform.FuseTIR(),
@@ -115,6 +125,15 @@ def fuse(relax_module: Any, target: Any) -> Any:
     ]
     with target:
         return tvm.transform.Sequential(passes)(relax_module)
+
+
+@tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def _keep_size_vectors_apart(module: Any, _: Any) -> Any:
+    """Fuse no kernel that writes sizes: TVM renames the size it is given twice, and fails."""
+    for variable, function in module.functions_items():
+        if variable.name_hint.startswith("sizes"):
+            module.update_func(variable, function.with_attr("op_pattern", OPAQUE))
+    return module
 
 
 def finish(fused: Any, target: Any) -> Any:
@@ -159,7 +178,6 @@ def _virtual_machine(target: Any) -> Any:
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
         transform.StaticPlanBlockMemory(),
-        *([transform.RewriteCUDAGraph()] if target.kind.name == "cuda" else []),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from dechaff.ir import DechaffError, ModelRejectedError, UsageError
 
+from .cuda_graphs import CudaGraphs, is_cuda_tensor
 from .relax_module import ENTRY
 from .signature import Signature
 from .signature_function import SIGNATURE_FUNCTION
+from .token_counting import COUNT_TOKENS, room_for
 from .tuning.application import Application
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -52,6 +55,9 @@ class CompiledModel:
         self.tuned = tuned
         self._executable = executable
         self._machine: Any = None
+        self._graphs: CudaGraphs | None = None
+        self._count_graphs: CudaGraphs | None = None
+        self._counts: bool | None = None
         self._lock = threading.Lock()
 
     @property
@@ -108,6 +114,12 @@ class CompiledModel:
             if wanted is None or port.name in wanted
         }
 
+    def takes_in_place(self, given: Mapping[str, Any]) -> bool:
+        """Whether these are the model's inputs, as tensors of torch on the GPU it is for."""
+        names = {port.name for port in self.signature.inputs}
+        on_gpu = all(is_cuda_tensor(value) for value in given.values())
+        return self.target.kind.name == "cuda" and set(given) == names and on_gpu
+
     def run_tensors(self, inputs: Sequence[Any]) -> list[Any]:
         """Run the model on tensors in graph order, and give TVM's tensors.
 
@@ -122,7 +134,7 @@ class CompiledModel:
         with self._lock:
             machine = self._started()
             try:
-                results = machine[ENTRY](*[self._tensor(item) for item in inputs])
+                results = self._run(machine, inputs)
             except Exception as error:  # TVM raises RuntimeError and kinds of its own
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                 raise CompiledRunFailedError(
@@ -130,6 +142,30 @@ class CompiledModel:
                     f"{lines[-1] if lines else type(error).__name__}"
                 ) from error
         return list(results)
+
+    def _run(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        if self._counts is None:
+            self._counts = machine.module.implements_function(COUNT_TOKENS)
+        if self.target.kind.name == "cuda" and all(is_cuda_tensor(item) for item in inputs):
+            return self._run_on_stream(machine, inputs)
+        tensors = [self._tensor(item) for item in inputs]
+        if not self._counts:
+            return list(machine[ENTRY](*tensors))
+        room = room_for(int(machine[COUNT_TOKENS](*tensors).numpy()))
+        return list(machine[ENTRY](*tensors, tvm_ffi.Shape((room,))))
+
+    def _run_on_stream(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Tensors of torch: on torch's current stream, by CUDA graphs where sizes come again."""
+        if self._graphs is None or self._count_graphs is None:
+            self._graphs = CudaGraphs(machine)
+            self._count_graphs = CudaGraphs(machine, copies_results=False)
+        if not self._counts:
+            return self._graphs(lambda own: machine[ENTRY](*own), inputs, ())
+        (count,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())
+        room = room_for(int(count))
+        return self._graphs(
+            lambda own: machine[ENTRY](*own, tvm_ffi.Shape((room,))), inputs, (room,)
+        )
 
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):

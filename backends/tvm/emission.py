@@ -11,6 +11,7 @@ from tvm import relax, te, tirx
 
 from dechaff.ir import Module, ShapeData, constant_value, node_text
 
+from .product_choice import ProductChoice
 from .sizes import PrimExpr, SizeTable, name_sizes
 
 Expr = Any
@@ -35,14 +36,25 @@ class Emission:
         arch: architecture of a GPU, such as ``sm_90``; empty for a CPU.
         opset: version of the standard operators.
         sizes: TVM's variables for the symbolic sizes.
+        products: who computes matrix products on a GPU.
+        shared: expressions that several nodes use, by what makes them the same.
     """
 
-    def __init__(self, module: Module, target: str, arch: str = "") -> None:
+    def __init__(
+        self,
+        module: Module,
+        target: str,
+        arch: str = "",
+        products: ProductChoice | None = None,
+        builder: Any = None,
+    ) -> None:
         self.module = module
         self.target = target
         self.arch = arch
         self.opset = module.opset
-        self.builder = relax.BlockBuilder()
+        self.builder = builder if builder is not None else relax.BlockBuilder()
+        self.products = products if products is not None else ProductChoice()
+        self.shared: dict[Any, Expr] = {}
         self.sizes = SizeTable()
         self.data: ShapeData = name_sizes(module)
         self._tensors: dict[ir.Value, Expr] = {}
@@ -214,6 +226,11 @@ class Emission:
         )
         self._tensors[value] = variable
         return variable
+
+    def size_parameter(self, name: str, size: PrimExpr) -> Expr:
+        """A function parameter that is told a size that no tensor has, as a shape of one axis."""
+        self._bound.add(size.name)
+        return relax.Var(name, relax.ShapeType([size]))
 
     def constant(self, array: Array) -> Expr:
         """A constant tensor."""

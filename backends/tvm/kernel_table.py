@@ -18,13 +18,28 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from . import cuda_kernels
 from .emission import Emission, Expr
 
 KernelProvider = Callable[[Emission, ir.Node], Expr | Sequence[Expr] | None]
 """Emits a node by a kernel of its own, or declines with None."""
 
 KERNELS: dict[str, dict[str, KernelProvider]] = {
-    "cuda": {},
+    "cuda": {
+        "Add": cuda_kernels.provide_add,
+        "BiasGelu": cuda_kernels.provide_gelu,
+        "BiasSkipLayerNormalization": cuda_kernels.provide_normalization,
+        "Gelu": cuda_kernels.provide_gelu,
+        "LayerNormalization": cuda_kernels.provide_normalization,
+        "MatMul": cuda_kernels.provide_mat_mul,
+        "Pack": cuda_kernels.provide_pack,
+        "RMSNormalization": cuda_kernels.provide_normalization,
+        "SkipLayerNormalization": cuda_kernels.provide_normalization,
+        "SkipRMSNormalization": cuda_kernels.provide_normalization,
+        "TokenLayout": cuda_kernels.provide_token_layout,
+        "Unpack": cuda_kernels.provide_unpack,
+        "VarlenAttention": cuda_kernels.provide_varlen_attention,
+    },
     "llvm": {},
 }
 """Providers by kind of target and operator, dialect and standard operators alike."""

@@ -17,6 +17,8 @@ from .dense_attention import pack_dense_attention
 from .emission import Emission, Expr, LoweringError
 from .emitters import DIALECT, SIZES_ONLY, STANDARD, Emitter
 from .kernel_table import kernel_for
+from .product_choice import ProductChoice
+from .token_counting import counted_layout, emit_token_count
 
 _EMITTER_ERRORS = (LoweringError, RuntimeError, TypeError, ValueError, AssertionError)
 """What an emitter, or TVM called by it, raises on a node that it cannot lower."""
@@ -43,23 +45,34 @@ class RelaxModule:
     kernels: dict[str, int]
 
 
-def to_relax(module: Module, target: str, arch: str = "") -> RelaxModule:
+def to_relax(
+    module: Module, target: str, arch: str = "", products: ProductChoice | None = None
+) -> RelaxModule:
     """Lower a module for a kind of target.
 
     Args:
         module: any module; it is not changed.
         target: ``llvm`` or ``cuda``.
         arch: the architecture of a GPU, such as ``sm_90``.
+        products: who computes matrix products on a GPU.
+
+    A packed model for a GPU has a second function, ``count_tokens``, and ``main`` takes a shape
+    of one axis after its inputs: how many rows to make room for. See ``token_counting.py``.
 
     Raises:
         LoweringRejectedError: some operators are not lowered; the message lists all of them.
     """
     prepared = _prepared(module, target)
     check_operators(prepared)
-    emission = Emission(prepared, target, arch)
+    emission = Emission(prepared, target, arch, products)
     kernels: Counter[str] = Counter()
     try:
         parameters = [emission.parameter(value) for value in prepared.graph.inputs]
+        layout = counted_layout(prepared) if target == "cuda" else None
+        if layout is not None:
+            emit_token_count(emission, prepared, layout, _emit_node)
+            (tokens,) = emission.output_shape(layout)
+            parameters.append(emission.size_parameter("token_room", tokens))
     except LoweringError as error:
         raise LoweringRejectedError(f"{module.source}: {error}") from error
     with emission.builder.function(ENTRY, parameters):

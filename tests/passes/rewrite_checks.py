@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir.passes.common as common_passes
 
 from dechaff.ir import Module, graph_cost, parse, stamp_origins, structural_diff
-from dechaff.passes import Numerics, Pass, PassRecord, run_passes
+from dechaff.passes import Numerics, Pass, PassContext, PassRecord, run_passes
 from tests.model_runner import Array, random_inputs, run_module
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23, "dechaff" : 1]>\n'
@@ -51,18 +51,24 @@ def module_from(text: str) -> Module:
     return module
 
 
-def run_pass(step: Pass, module: Module) -> tuple[Module, PassRecord]:
+def run_pass(
+    step: Pass, module: Module, context: PassContext | None = None
+) -> tuple[Module, PassRecord]:
     """The module after the pass (the given one stays as it is), and what the pass recorded."""
-    after, records = run_passes(module.clone(), [step])
+    after, records = run_passes(module.clone(), [step], context=context)
     return after, records[0]
 
 
 def check_rewrite(
-    step: Pass, before: str, after: str, sizes: Sequence[Mapping[str, int]] = SIZE_SETS
+    step: Pass,
+    before: str,
+    after: str,
+    sizes: Sequence[Mapping[str, int]] = SIZE_SETS,
+    context: PassContext | None = None,
 ) -> PassRecord:
     """The pass turns one graph into the other, with the same numbers and no more work."""
     original, expected = module_from(before), module_from(after)
-    result, record = run_pass(step, original)
+    result, record = run_pass(step, original, context)
     assert structural_diff(expected, result) == ""
     check_numbers(step.numerics, original, result, sizes)
     check_cost(original, result, sizes)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 import pathlib
 
+import numpy as np
 import pytest
 
 import dechaff.passes
-from dechaff.passes import PASSES, PIPELINES, Numerics, Pass
+from dechaff.calibration import Calibration
+from dechaff.passes import PASSES, PIPELINES, Numerics, Pass, PassContext
 from tests.passes.rewrite_checks import check_rewrite, docstring_graphs
 
 PASS_FOLDER = pathlib.Path(inspect.getfile(dechaff.passes)).parent
+CALIBRATION = Calibration([{"x": np.array([[-4, 4]], np.float32)}], "test")
+"""For the docstrings of passes that measure activations: ``x`` covers -4 .. 4."""
 TEST_FOLDER = pathlib.Path(__file__).parent
 
 each_pass = pytest.mark.parametrize("pass_type", PASSES, ids=lambda pass_type: pass_type.name)
@@ -61,7 +65,7 @@ def test_passes_that_must_run_earlier_exist(pass_type: type[Pass]) -> None:
 @each_pass
 def test_docstring_shows_what_the_pass_does(pass_type: type[Pass]) -> None:
     before, after = docstring_graphs(pass_type)
-    record = check_rewrite(pass_type(), before, after)
+    record = check_rewrite(pass_type(), before, after, context=PassContext(CALIBRATION))
     assert record.changed
 
 

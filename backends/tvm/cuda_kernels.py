@@ -1,0 +1,272 @@
+"""Operators that a GPU runs by the kernels of ``kernels/``, where sizes and dtypes allow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax, tirx
+
+from .cuda_products import dense_layer
+from .emission import Emission, Expr, attribute
+from .kernels.activations import bias_gelu
+from .kernels.attention_shape import VarlenAttentionShape
+from .kernels.attention_work import attention_work, work_items
+from .kernels.normalization import NormalizationShape, normalization
+from .kernels.packing import pack, token_layout, unpack
+from .kernels.varlen_attention import varlen_attention
+from .kernels.warpgroup_attention import warpgroup_attention
+from .scheduled_calls import as_rows, call_scheduled, is_half, like_rows
+
+_TILE_ROWS = 64
+
+
+def provide_token_layout(emission: Emission, node: ir.Node) -> list[Expr] | None:
+    """``TokenLayout`` in one launch, where the function is told how many rows to make room for."""
+    mask = emission.tensor(node.inputs[0])
+    (tokens,) = emission.output_shape(node, 0)
+    if not emission.is_bound(tokens):
+        return None
+    batch, sequence = emission.shape(mask)
+    outputs = [((tokens,), "int64"), ((batch + 1,), "int64"), ((batch, sequence), "int64")]
+    layout = call_scheduled(emission, token_layout(), "token_layout", [mask], outputs)
+    return [emission.emit(relax.TupleGetItem(layout, i)) for i in range(3)]
+
+
+def provide_pack(emission: Emission, node: ir.Node) -> Expr | None:
+    """``Pack`` of 16-bit rows, 16 bytes a lane."""
+    x, token_index, mask = emission.tensors(node)
+    shape, grid = emission.shape(x), emission.shape(mask)
+    width = _width(shape[2:])
+    if not is_half(emission, x) or width is None or width % 8:
+        return None
+    if not all(emission.sizes.equal(a, b) for a, b in zip(shape[:2], grid, strict=True)):
+        return None
+    rows = emission.emit(relax.op.reshape(x, [shape[0] * shape[1], width]))
+    (tokens,) = emission.shape(token_index)
+    kernel = pack(width, emission.dtype(x))
+    packed = call_scheduled(
+        emission, kernel, "pack", [rows, token_index], [((tokens, width), emission.dtype(x))]
+    )
+    return like_rows(emission, packed, [tokens, *shape[2:]])
+
+
+def provide_unpack(emission: Emission, node: ir.Node) -> Expr | None:
+    """``Unpack`` of 16-bit rows: every position looks up its token."""
+    packed, _, mask = emission.tensors(node)
+    shape = emission.shape(packed)
+    width = _width(shape[1:])
+    layout = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if layout is None or layout.op_type != "TokenLayout" or width is None or width % 8:
+        return None
+    if not is_half(emission, packed):
+        return None
+    rows = like_rows(emission, packed, [shape[0], width])
+    output = ((*emission.shape(mask), width), emission.dtype(packed))
+    kernel = unpack(width, emission.dtype(packed))
+    args = [rows, emission.tensor(layout.outputs[2]), mask]
+    result = call_scheduled(emission, kernel, "unpack", args, [output])
+    return like_rows(emission, result, [*emission.shape(mask), *shape[1:]])
+
+
+def _width(sizes: list[Any]) -> int | None:
+    if not all(isinstance(size, tirx.IntImm) for size in sizes):
+        return None
+    return math.prod(int(size) for size in sizes)
+
+
+def provide_varlen_attention(emission: Emission, node: ir.Node) -> Expr | None:
+    """``VarlenAttention`` on tensor cores; the work items are shared by all layers."""
+    q, k, v, _, key_index, _ = emission.tensors(node)
+    heads, kv_heads = attribute(node, "q_num_heads", 1), attribute(node, "kv_num_heads", 1)
+    width, value_width = _width(emission.shape(q)[1:]), _width(emission.shape(v)[1:])
+    if width is None or value_width is None or not is_half(emission, q):
+        return None
+    size = width // heads
+    if size % 16 or size > 256 or value_width != size * kv_heads or not _has_mma(emission):
+        return None
+    fused = _fused_qkv(emission, node, (width, value_width, value_width))
+    shape = VarlenAttentionShape(
+        num_heads=heads,
+        kv_num_heads=kv_heads,
+        head_size=size,
+        dtype=emission.dtype(q),
+        scale=attribute(node, "scale", None) or 1 / math.sqrt(size),
+        is_causal=bool(attribute(node, "is_causal", 0)),
+        tile_rows=_TILE_ROWS if size <= 64 or emission.arch == "sm_90" else 64,
+        fused_qkv=fused is not None,
+    )
+    if not _is_every_token(emission, node):
+        k, v = (emission.emit(relax.op.take(item, key_index, axis=0)) for item in (k, v))
+    work = _work(emission, node, shape, (emission.shape(q)[0], emission.shape(k)[0]))
+    on_hopper = emission.arch == "sm_90" and size in (64, 128)
+    kernel = warpgroup_attention(shape) if on_hopper else varlen_attention(shape)
+    args = [fused, work] if fused is not None else [q, k, v, work]
+    output = ((emission.shape(q)[0], width), emission.dtype(q))
+    return call_scheduled(emission, kernel, "varlen_attention", args, [output])
+
+
+def _has_mma(emission: Emission) -> bool:
+    return int(emission.arch.removeprefix("sm_")) >= 80
+
+
+def _fused_qkv(emission: Emission, node: ir.Node, widths: tuple[int, int, int]) -> Expr | None:
+    """The one tensor that q, k and v are column ranges of, in this order, or None.
+
+    Passes leave the bias of the queries alone, as those of keys and values go elsewhere; it then
+    becomes a bias of the common product that is zero for the rest.
+    """
+    q = node.inputs[0]
+    adder = q.producer() if q is not None else None
+    bias = None
+    if adder is not None and adder.op_type == "Add":
+        bias = emission.array(adder.inputs[1])
+        q = adder.inputs[0]
+        if bias is None or bias.shape != (widths[0],):
+            return None
+    split = q.producer() if q is not None else None
+    if split is None or split.op_type != "Split" or not _is_every_token(emission, node):
+        return None
+    if list(split.outputs) != [q, *node.inputs[1:3]]:
+        return None
+    whole = emission.tensor(split.inputs[0])
+    columns = _width(emission.shape(whole)[1:])
+    if len(emission.shape(whole)) != 2 or columns != sum(widths):
+        return None
+    if bias is None:
+        return whole
+    product = split.inputs[0].producer() if split.inputs[0] is not None else None
+    if product is None or product.op_type != "MatMul":
+        return None
+    padded = np.concatenate([bias, np.zeros(columns - widths[0], bias.dtype)])
+    return dense_layer(emission, product.inputs[0], product.inputs[1], padded, "none")
+
+
+def _is_every_token(emission: Emission, node: ir.Node) -> bool:
+    """Whether the keys are all tokens in their order: ``Range (0, tokens, 1)``."""
+    key_index, k = node.inputs[4], emission.tensor(node.inputs[1])
+    counter = key_index.producer() if key_index is not None else None
+    if counter is None or counter.op_type != "Range":
+        return False
+    start, step = (emission.array(counter.inputs[place]) for place in (0, 2))
+    (count,) = emission.shape(emission.tensor(key_index))
+    from_zero = start is not None and step is not None and (int(start), int(step)) == (0, 1)
+    return from_zero and emission.sizes.equal(count, emission.shape(k)[0])
+
+
+def _work(
+    emission: Emission, node: ir.Node, shape: VarlenAttentionShape, tokens: tuple[Any, Any]
+) -> Expr:
+    key = ("attention work", node.inputs[3], node.inputs[5], shape.tile_rows, shape.is_causal)
+    if key not in emission.shared:
+        starts_q, starts_k = emission.tensor(node.inputs[3]), emission.tensor(node.inputs[5])
+        starts_k = emission.match(starts_k, emission.shape(starts_q))
+        sequences = emission.shape(starts_q)[0] - 1
+        items = work_items(tokens[0], sequences, shape.tile_rows)
+        emission.shared[key] = call_scheduled(
+            emission,
+            attention_work(shape.tile_rows, shape.is_causal, emission.dtype(starts_q)),
+            "query_tiles",
+            [starts_q, starts_k],
+            [((items, 8), "int32")],
+            sizes=tokens,
+        )
+    return emission.shared[key]
+
+
+def provide_normalization(emission: Emission, node: ir.Node) -> list[Expr] | None:
+    """The skip normalizations, and LayerNormalization and RMSNormalization over the last axis."""
+    skips = node.op_type.endswith(("SkipLayerNormalization", "SkipRMSNormalization"))
+    is_centered = "Layer" in node.op_type
+    values = list(node.inputs)
+    x = emission.tensor(values[0])
+    residual = values[1] if skips else None
+    gamma = values[2 if skips else 1]
+    place = 3 if skips else 2
+    beta = values[place] if is_centered and len(values) > place else None
+    bias = values[4] if node.op_type == "BiasSkipLayerNormalization" else None
+    shape = emission.shape(x)
+    size = _width(shape[-1:])
+    axis = attribute(node, "axis", -1)
+    if size is None or size % 8 or size > 4096 or axis not in (-1, len(shape) - 1):
+        return None
+    vectors = [emission.tensor(value) for value in (bias, gamma, beta) if value is not None]
+    if not is_half(emission, x) or any(
+        len(emission.shape(v)) != 1 or emission.dtype(v) != emission.dtype(x) for v in vectors
+    ):
+        return None
+    gives_sum = skips and len(node.outputs) > 1 and bool(node.outputs[1].uses())
+    gives_sum = gives_sum or (skips and node.outputs[1] in emission.module.graph.outputs)
+    kernel = normalization(
+        NormalizationShape(
+            size,
+            attribute(node, "epsilon", 1e-5),
+            emission.dtype(x),
+            has_bias=bias is not None,
+            has_residual=residual is not None,
+            gives_sum=gives_sum,
+            is_centered=is_centered,
+            has_beta=beta is not None,
+        )
+    )
+    rows = as_rows(emission, x)
+    args = [rows]
+    args += [emission.tensor(bias)] if bias is not None else []
+    args += [as_rows(emission, emission.tensor(residual))] if residual is not None else []
+    args += [emission.tensor(gamma)]
+    args += [emission.tensor(beta)] if beta is not None else []
+    output = (tuple(emission.shape(rows)), emission.dtype(x))
+    results = call_scheduled(
+        emission, kernel, "normalization", args, [output] * (2 if gives_sum else 1)
+    )
+    if not gives_sum:
+        return [like_rows(emission, results, shape)]
+    pair = [emission.emit(relax.TupleGetItem(results, i)) for i in range(2)]
+    return [like_rows(emission, item, shape) for item in pair]
+
+
+def provide_mat_mul(emission: Emission, node: ir.Node) -> Expr | None:
+    """``MatMul`` with constant weights."""
+    return dense_layer(emission, node.inputs[0], node.inputs[1], None, "none")
+
+
+def provide_add(emission: Emission, node: ir.Node) -> Expr | None:
+    """``Add`` of a bias to such a ``MatMul``: one product with its bias."""
+    for index in (0, 1):
+        product, bias = node.inputs[index], node.inputs[1 - index]
+        producer = product.producer() if product is not None else None
+        array = emission.array(bias)
+        if producer is None or producer.op_type != "MatMul" or array is None:
+            continue
+        return dense_layer(emission, producer.inputs[0], producer.inputs[1], array, "none")
+    return None
+
+
+def provide_gelu(emission: Emission, node: ir.Node) -> Expr | None:
+    """``Gelu`` and ``BiasGelu``, in the epilogue of the product before it where there is one."""
+    approximate = attribute(node, "approximate", "none") == "tanh"
+    activation = "gelu_tanh" if approximate else "gelu"
+    x_value = node.inputs[0]
+    bias_value = node.inputs[1] if node.op_type == "BiasGelu" else None
+    producer = x_value.producer() if x_value is not None else None
+    bias = emission.array(bias_value)
+    if (
+        producer is not None
+        and (producer.domain, producer.op_type) == ("", "MatMul")
+        and (bias_value is None or bias is not None)
+    ):
+        fused = dense_layer(emission, producer.inputs[0], producer.inputs[1], bias, activation)
+        if fused is not None:
+            return fused
+    x = emission.tensor(x_value)
+    size = _width(emission.shape(x)[-1:])
+    if not is_half(emission, x) or size is None or size % 8:
+        return None
+    rows = as_rows(emission, x)
+    kernel = bias_gelu(size, emission.dtype(x), bias_value is not None, approximate)
+    args = [rows] if bias_value is None else [rows, emission.tensor(bias_value)]
+    output = (tuple(emission.shape(rows)), emission.dtype(x))
+    result = call_scheduled(emission, kernel, "bias_gelu", args, [output])
+    return like_rows(emission, result, emission.shape(x))

@@ -1,0 +1,128 @@
+"""``python -m benchmarks.quantization``: 8-bit models of dechaff and its peers on a padded batch.
+
+With ``--checkpoint`` and ``--data`` it measures, in place of time, what quantization costs a
+fine-tuned classifier: accuracy on the labelled sentences of ``dev.tsv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from dechaff.backends.onnxruntime.threads import usable_cores
+
+from .accuracy import padding_is_zero
+from .classifier_accuracy import measure_accuracy
+from .exports import Exports
+from .inputs import Array, make_inputs
+from .measure import median_ratio, progress_bar, time_interleaved
+from .models import ARCHITECTURES, ModelUnderTest
+from .peers import Runner, Task
+from .quantized_peers import DYNAMIC, QUANTIZED_PEERS
+
+_DONE, _WRONG = 0, 1
+_PASS_LISTS = (
+    "default",
+    "default,quantize-dynamic",
+    "default,quantize-dynamic{activations=tensor}",
+    "default,quantize-static",
+    "default,quantize-static{smooth=0.5}",
+    "default,quantize-weights{bits=8,group=0}",
+    "default,quantize-weights{bits=4}",
+    "default,quantize-weights{bits=4,method=gptq}",
+    "default,quantize-weights{bits=3}",
+    "default,quantize-weights{bits=3,method=gptq}",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print what it found.
+
+    Returns:
+        0; 1 if dechaff's padded positions are not zero.
+    """
+    options = _parse(arguments)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if options.checkpoint is not None:
+        for line in measure_accuracy(options.checkpoint, options.data, options.passes):
+            print(line, flush=True)
+        return _DONE
+    with tempfile.TemporaryDirectory(prefix="dechaff-benchmark-") as folder:
+        return _time(options, pathlib.Path(folder))
+
+
+def _time(options: argparse.Namespace, folder: pathlib.Path) -> int:
+    model = ModelUnderTest(options.model, options.layers)
+    inputs = make_inputs(options.batch, options.sequence, "uniform", model.vocabulary)
+    task = Task(model, Exports(model, folder), "onnx18", usable_cores(), inputs)
+    runners, outputs = _build(task, options.peers)
+    timings = time_interleaved({n: r.run for n, r in runners.items()}, options.rounds)
+    base = DYNAMIC if DYNAMIC in runners else next(iter(runners))
+    mask = inputs["attention_mask"]
+    print(f"{options.model}, B={options.batch}, S={options.sequence}, {options.rounds} rounds")
+    print("| contestant | median ms | times dechaff's 8-bit | relative error |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, runner in runners.items():
+        milliseconds = 1000 * statistics.median(timings[name])
+        ratio = median_ratio(timings, name, base)
+        error = _relative_error(outputs[name][0], next(iter(outputs.values()))[0], mask)
+        title = QUANTIZED_PEERS[name].title + (f" ({runner.detail})" if runner.detail else "")
+        print(f"| {title} | {milliseconds:.1f} | {ratio:.2f}x | {error:.4f} |")
+    own = [name for name in runners if name.startswith("dechaff")]
+    return _DONE if all(padding_is_zero(outputs[name], mask) for name in own) else _WRONG
+
+
+def _build(task: Task, names: Sequence[str]) -> tuple[dict[str, Runner], dict[str, list[Array]]]:
+    runners: dict[str, Runner] = {}
+    outputs: dict[str, list[Array]] = {}
+    with progress_bar(len(names), "building") as advance:
+        for name in names:
+            advance(name)
+            missing = QUANTIZED_PEERS[name].missing()
+            if missing is not None:
+                print(missing, file=sys.stderr)
+                continue
+            try:
+                runner = QUANTIZED_PEERS[name].build(task)
+                outputs[name] = runner.arrays(runner.run())
+            except Exception as error:  # one that fails must not cost the figures of the others
+                print(f"{QUANTIZED_PEERS[name].title} is left out: {error}", file=sys.stderr)
+                continue
+            runners[name] = runner
+    return runners, outputs
+
+
+def _relative_error(found: Array, expected: Array, mask: Array) -> float:
+    valid = mask == 1
+    difference = statistics.fmean(((found[valid] - expected[valid]) ** 2).mean(axis=-1))
+    return float((difference / statistics.fmean((expected[valid] ** 2).mean(axis=-1))) ** 0.5)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quantization", description=main.__doc__
+    )
+    parser.add_argument("--model", choices=ARCHITECTURES, default="bert-base")
+    parser.add_argument("--layers", type=int, help="the model's own number by default")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--sequence", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--peers", nargs="+", choices=QUANTIZED_PEERS, default=list(QUANTIZED_PEERS)
+    )
+    parser.add_argument("--checkpoint", type=pathlib.Path, help="a fine-tuned classifier")
+    parser.add_argument("--data", type=pathlib.Path, help="folder with train.tsv and dev.tsv")
+    parser.add_argument("--passes", nargs="+", default=list(_PASS_LISTS), help="with --checkpoint")
+    options = parser.parse_args(arguments)
+    if (options.checkpoint is None) != (options.data is None):
+        parser.error("--checkpoint and --data go together")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What a pass may know beyond the graph: the machine, and activations of calibration data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from dechaff.ir import Module, UsageError
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class ActivationWalk(Protocol):
+    """One walk of the calibration data through a graph, which may be edited ahead of the walk."""
+
+    def advance(self, values: Sequence[ir.Value]) -> Iterator[Arrays]:
+        """Compute values of the graph, as it stands now, on each batch of the data.
+
+        Every node runs once: what nodes ahead still need is kept. Values asked for must not lie
+        behind what was asked for before. The iterator is to be used up before the next call.
+
+        Args:
+            values: values of the main graph.
+
+        Yields:
+            For each batch, the arrays by the values' names.
+        """
+        ...
+
+
+class CalibrationData(Protocol):
+    """Inputs that stand for those that the model will be served."""
+
+    def walk(self, module: Module) -> ActivationWalk:
+        """Begin a walk through a graph that has the inputs of the model under optimization."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PassContext:
+    """What passes are told beside the graph.
+
+    Attributes:
+        calibration: inputs to measure activations on; None if the caller gave none.
+        products_saturate: whether this machine's products of 8-bit integers saturate, so that
+            weights must keep to 7 bits.
+    """
+
+    calibration: CalibrationData | None = None
+    products_saturate: bool = False
+
+    def calibration_for(self, name: str) -> CalibrationData:
+        """The calibration data, for a pass that cannot do without.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.calibration is None:
+            raise UsageError(
+                f"pass {name} needs calibration data: give calibration= (in Python: batches of "
+                "inputs by name) or --calibration PATH (a folder of .npz files, or a text file "
+                "with --tokenizer)"
+            )
+        return self.calibration

@@ -1,0 +1,1 @@
+"""What the quantizing passes share: dense layers, scales, rounding."""
