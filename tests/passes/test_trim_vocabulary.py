@@ -9,7 +9,7 @@ import pytest
 import dechaff
 from dechaff.calibration import Calibration, load_calibration
 from dechaff.ir import Module, UsageError
-from dechaff.passes import PassContext, PassRecord, apply_pass, parse_pass_list, run_passes
+from dechaff.passes import PassContext, PassRecord, apply_pass
 from dechaff.passes.trim_vocabulary import TrimVocabulary, TrimVocabularyOptions
 from tests.model_runner import run_module
 from tests.passes.rewrite_checks import check_declines, module_from, run_pass
@@ -160,23 +160,6 @@ def test_what_is_missing_is_told(options: dict[str, object], message: str) -> No
 def test_options_are_checked(keep: str) -> None:
     with pytest.raises(ValueError, match="keep expects ids"):
         TrimVocabularyOptions(keep)
-
-
-def test_padding_may_be_removed_before_it_or_after() -> None:
-    text = """
-        g (int64[B,S] ids, int64[B,S] mask) => (float[B,S,200] y)
-            <float[200,32] table = {...}, float[32,32] w = {...}, float[32,200] head = {...}> {
-            e = Gather (table, ids)
-            d = MatMul (e, w)
-            r = Relu (d)
-            y = MatMul (r, head)
-        }"""
-    before = module_from(text)
-    for order in ("default,{}", "canonicalize,{},default"):
-        step = f"trim-vocabulary{{keep={STEP.options.keep},unknown=0}}"
-        after, _ = run_passes(before.clone(), parse_pass_list(order.format(step)))
-        assert after.vocabulary is not None
-        assert after.vocabulary.outputs == ("y",)
 
 
 @pytest.mark.parametrize("verify", ["final", "each"])
