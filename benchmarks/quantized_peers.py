@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dechaff
@@ -81,15 +81,12 @@ def _nncf(task: Task) -> Runner:
     import nncf
     import openvino
 
-    def samples() -> Iterator[Inputs]:
-        yield from calibration_batches(task)
-
     path: pathlib.Path = task.exports.folder / "nncf.xml"
     with quiet():
         model = openvino.Core().read_model(task.exports.plain(23))
         quantized = nncf.quantize(
             model,
-            nncf.Dataset(samples()),
+            nncf.Dataset(calibration_batches(task)),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=_CALIBRATION_BATCHES,
         )

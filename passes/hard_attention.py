@@ -64,8 +64,9 @@ class HardAttention(Approximation):
     ``fraction`` they are those with the largest scores, of all that the query may see: ``k`` keys,
     or a share of the row's valid ones. **This saves no time**: to know the best takes every score,
     and to sort them takes longer than softmax. It may make a model more accurate. With ``window``
-    they are the keys near the query, a static pattern (Longformer, arXiv 2004.05150), which does
-    save time on packed rows: scores that are not needed are not computed.
+    they are the keys near the query, a static pattern (Longformer, arXiv 2004.05150). On packed
+    rows scores that are not needed are then not computed, which pays for rows of some 1,000 tokens
+    and more; for short ones attention row by row is the cheaper.
 
     With ``k``, fraction or window at all keys, nothing changes.
 
