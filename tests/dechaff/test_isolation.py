@@ -135,7 +135,7 @@ def test_every_command_that_reads_models_can_be_isolated() -> None:
         name: any(option.name == "isolate" for option in command.params)
         for name, command in cli.commands.items()
     }
-    # passes and logs read no model; tune runs none: TVM's own workers build and measure its kernels.
+    # passes and logs read no model; tune runs none: workers of TVM build and time its kernels.
     assert [name for name, offered in offers.items() if not offered] == ["passes", "tune", "logs"]
 
 
