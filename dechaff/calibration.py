@@ -13,6 +13,7 @@ from dechaff.ir import InputRejectedError, MissingPackageError, Module, UsageErr
 
 from .arrays import Arrays, check_inputs, read_arrays, runtime_inputs
 from .calibration_walk import ActivationWalk
+from .corpus_tokens import CorpusTokens
 from .input_roles import Role, input_roles
 
 CalibrationSource = Iterable[Mapping[str, Any]] | str | os.PathLike[str]
@@ -29,11 +30,15 @@ class Calibration:
     Attributes:
         batches: an array per graph input, by name, for each batch.
         source: where they come from, for messages.
+        tokens: what the tokenizer says of the whole text; None if no tokenizer was given.
     """
 
-    def __init__(self, batches: Sequence[Arrays], source: str) -> None:
+    def __init__(
+        self, batches: Sequence[Arrays], source: str, tokens: CorpusTokens | None = None
+    ) -> None:
         self.batches = batches
         self.source = source
+        self.tokens = tokens
 
     def walk(self, module: Module) -> ActivationWalk:
         """Begin a walk of all batches through a graph with the same inputs."""
@@ -55,7 +60,8 @@ def load_calibration(
         source: an iterable of mappings from input names to arrays or tensors; the path of an
             ``.npz`` file, or of a folder of them, one batch each; or the path of a text file, one
             sentence in a line, of which the first 512 that are not empty are taken.
-        tokenizer: for a text file, a ``tokenizer.json`` of the ``tokenizers`` library.
+        tokenizer: for a text file, a ``tokenizer.json`` of the ``tokenizers`` library; with arrays,
+            it says which tokens are special.
 
     Raises:
         InputRejectedError: names, types or sizes do not fit, or a number is not finite.
@@ -74,7 +80,17 @@ def load_calibration(
         raise UsageError(
             f"{place}: the calibration data is empty; give some batches of typical inputs"
         )
-    return Calibration(batches, place)
+    return Calibration(batches, place, _tokens(source, tokenizer))
+
+
+def _tokens(
+    source: CalibrationSource, tokenizer: str | os.PathLike[str] | None
+) -> CorpusTokens | None:
+    if tokenizer is None:
+        return None
+    path = pathlib.Path(source) if isinstance(source, (str, os.PathLike)) else None
+    is_text = path is not None and path.is_file() and path.suffix != ".npz"
+    return CorpusTokens(_read_tokenizer(pathlib.Path(tokenizer)), path if is_text else None)
 
 
 def _checked(module: Module, batch: Any, place: str) -> Arrays:

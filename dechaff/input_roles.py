@@ -132,7 +132,9 @@ def _tables(value: ir.Value, shift: int, seen: set[ir.Value]) -> Iterator[int]:
 def _num_rows(gather: ir.Node) -> int | None:
     """Rows of the table; None where the gathered tensor is no table of weights or sizes."""
     table = gather.inputs[0]
-    if table is None or table.shape is None or len(table.shape) < 2:
+    if table is None or table.shape is None or not len(table.shape):
+        return None
+    if len(table.shape) == 1 and not (table.dtype is not None and table.dtype.is_integer()):
         return None
     axis = gather.attributes["axis"].as_int() if "axis" in gather.attributes else 0
     rows = table.shape[axis]

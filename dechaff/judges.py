@@ -41,7 +41,7 @@ class NumbersJudge:
 
     def judge(self, after: Module) -> str | None:
         """The first output that differs, or None."""
-        reference = self._reference
+        reference = self._reference.with_vocabulary(after.vocabulary)
         names = [case.name for case in reference.cases]
         try:
             actual = run_cases(after, reference.cases, served=False)

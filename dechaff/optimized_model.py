@@ -14,7 +14,7 @@ from dechaff.ir import InputRejectedError, Module, UsageError
 
 from .arrays import Array, Arrays, bind_positional, check_inputs, is_torch_tensor, to_torch
 from .library_files import is_library, load_library, save_library
-from .model_files import load_module, save_module
+from .model_files import load_module, save_module, write_text
 from .opset_conversion import convert_opset
 from .report import Report
 
@@ -128,7 +128,9 @@ class OptimizedModel:
         """Write the model, as a whole or not at all: as ONNX, or as a library where it ends in .so.
 
         Args:
-            path: where to. A library needs generated code; it is loaded with TVM's runtime alone.
+            path: where to; if the vocabulary was trimmed, the map from old to new token ids goes
+                to ``PATH.vocabulary.json``. A library needs generated code; it is loaded with TVM's
+                runtime alone.
             external_data: whether weights go to a file beside it; None decides by size.
             opset: version of the standard operators that the file shall import; the graph's own if
                 None.
@@ -137,6 +139,8 @@ class OptimizedModel:
             UsageError: the folder cannot be written to, the graph cannot have that opset, or the
                 model cannot be had in this form.
         """
+        if self.module.vocabulary is not None:
+            write_text(f"{os.fspath(path)}.vocabulary.json", self.module.vocabulary.to_json())
         if is_library(path):
             save_library(self.compiled, path, self.module.source)
             return

@@ -41,6 +41,8 @@ class PassChecker:
         except DechaffError as error:
             return str(error)
         latest = reference.outputs if self._latest is None else self._latest
+        if after.vocabulary is not None:
+            latest = [after.vocabulary.columns(outputs) for outputs in latest]
         numerics, truths = Numerics(record.numerics), truths_of(reference, after, before)
         figures = compare_outputs(latest, actual, masks, names, numerics, truths)
         self.figures = figures

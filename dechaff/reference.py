@@ -24,6 +24,7 @@ from dechaff.ir import (
     Module,
     ValidPositions,
     VerificationFailedError,
+    Vocabulary,
     constant_value,
 )
 
@@ -95,6 +96,7 @@ class Reference:
         self.module = module
         self.given = list(cases)
         self.settings = settings
+        self._vocabulary: Vocabulary | None = None
         self._masks: dict[str, list[Array]] = {}
         self._runs = _Runs(module, settings)
         self._begun: Future[_Results] | None = None
@@ -130,6 +132,15 @@ class Reference:
         few._runs = self._runs
         return few if few.reason is None else self
 
+    def with_vocabulary(self, vocabulary: Vocabulary | None) -> Reference:
+        """The same for a model with this vocabulary: on tokens that it kept, and their columns."""
+        if vocabulary is None:
+            return self
+        cases = [InputCase(c.name, vocabulary.inputs_of_kept(c.inputs)) for c in self.given]
+        kept = Reference(self.module, cases, self.settings)
+        kept._vocabulary = vocabulary
+        return kept
+
     @property
     def cases(self) -> list[InputCase]:
         """The cases that the original runs."""
@@ -138,7 +149,8 @@ class Reference:
     @property
     def outputs(self) -> list[Arrays]:
         """The original's outputs, by name, for each of these."""
-        return self._results.outputs
+        outputs, vocabulary = self._results.outputs, self._vocabulary
+        return outputs if vocabulary is None else [vocabulary.columns(each) for each in outputs]
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

@@ -51,7 +51,7 @@ def tune(
     """Search schedules for a model's kernels by measurement, and keep them in a log.
 
     ``optimize(model, target=..., tuning_log=log)`` applies the log. A run that is cut off goes on
-    where it stopped.
+    after its last whole round of 16 measurements.
 
     Args:
         model: what :func:`dechaff.optimize` takes.

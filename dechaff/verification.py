@@ -173,6 +173,7 @@ def verify_result(
     Raises:
         VerificationFailedError: the optimized module does not run where the original does.
     """
+    reference = reference.with_vocabulary(optimized.vocabulary)
     skipped = tuple(reference.skipped)
     if reference.reason is not None:
         return Verification(mode, skipped=skipped, reason=reference.reason)

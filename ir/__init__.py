@@ -55,6 +55,7 @@ from .text import (
     value_type_text,
 )
 from .verifier import find_breaches, verify
+from .vocabulary import Vocabulary
 
 __all__ = [
     "DOMAIN",
@@ -79,6 +80,7 @@ __all__ = [
     "UsageError",
     "ValidPositions",
     "VerificationFailedError",
+    "Vocabulary",
     "attach_functions",
     "attribute_text",
     "canonical_lines",

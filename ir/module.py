@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from .errors import ModelRejectedError
+from .vocabulary import Vocabulary
 
 WORKING_OPSET = 23
 """Lowest opset a module works at: the first in which ``Attention``, ``Gelu`` and
@@ -87,6 +88,7 @@ class Module:
         valid_positions: outputs whose padded positions no longer carry meaning.
         calling_convention: how the original is called; None for models that come from a file.
         source: where the model came from, for messages ("model.onnx", "torch BertModel").
+        vocabulary: the tokens that are left, if the vocabulary was trimmed.
     """
 
     model: ir.Model
@@ -94,6 +96,7 @@ class Module:
     valid_positions: list[ValidPositions] = dataclasses.field(default_factory=list)
     calling_convention: CallingConvention | None = None
     source: str = "model"
+    vocabulary: Vocabulary | None = None
 
     @property
     def graph(self) -> ir.Graph:

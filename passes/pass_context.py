@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,8 +32,32 @@ class ActivationWalk(Protocol):
         ...
 
 
+class CorpusTokens(Protocol):
+    """The tokens of a corpus, as its tokenizer numbers them."""
+
+    @property
+    def unknown(self) -> int | None:
+        """The unknown token; None if there is none."""
+        ...
+
+    @property
+    def special(self) -> Set[int]:
+        """The special tokens."""
+        ...
+
+    @property
+    def used(self) -> Set[int]:
+        """The tokens of the corpus's text."""
+        ...
+
+
 class CalibrationData(Protocol):
     """Inputs that stand for those that the model will be served."""
+
+    @property
+    def tokens(self) -> CorpusTokens | None:
+        """What the tokenizer says; None if none was given."""
+        ...
 
     def walk(self, module: Module) -> ActivationWalk:
         """Begin a walk through a graph that has the inputs of the model under optimization."""

@@ -21,6 +21,7 @@ from .quantize_dynamic import QuantizeDynamic
 from .quantize_static import QuantizeStatic
 from .quantize_weights import QuantizeWeights
 from .remove_padding import RemovePadding
+from .trim_vocabulary import TrimVocabulary
 
 PASSES: tuple[type[Pass], ...] = (
     Canonicalize,
@@ -30,6 +31,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseLayerNormalization,
     FuseAttention,
     Prune,
+    TrimVocabulary,
     RemovePadding,
     MergeQkv,
     FoldAttentionBias,

@@ -23,6 +23,7 @@ from .relax_module import to_relax
 from .scheduled_calls import OPAQUE
 from .signature import signature_of
 from .signature_function import add_signature
+from .tensor_intrinsics import load_tensor_intrinsics
 from .tuning.application import apply_log
 from .tuning.log_folder import TargetLog
 
@@ -140,6 +141,7 @@ def finish(fused: Any, target: Any) -> Any:
     """TVM's executable for fused kernels; those without a schedule get a default one."""
     with target:
         if target.kind.name == "cuda":
+            load_tensor_intrinsics()
             fused = _bind_written_kernels(fused)
             # Fallback comes last: a kernel that no rule binds to threads does not compile.
             rules = [

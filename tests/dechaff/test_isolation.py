@@ -135,7 +135,8 @@ def test_every_command_that_reads_models_can_be_isolated() -> None:
         name: any(option.name == "isolate" for option in command.params)
         for name, command in cli.commands.items()
     }
-    assert [name for name, offered in offers.items() if not offered] == ["passes"]
+    # passes and logs read no model; tune runs none: workers of TVM build and time its kernels.
+    assert [name for name, offered in offers.items() if not offered] == ["passes", "tune", "logs"]
 
 
 def test_without_isolation_the_program_itself_works(model: pathlib.Path) -> None:

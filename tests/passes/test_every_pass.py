@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -14,8 +15,13 @@ from dechaff.passes import PASSES, PIPELINES, Numerics, Pass, PassContext
 from tests.passes.rewrite_checks import check_rewrite, docstring_graphs
 
 PASS_FOLDER = pathlib.Path(inspect.getfile(dechaff.passes)).parent
-CALIBRATION = Calibration([{"x": np.array([[-4, 4]], np.float32)}], "test")
-"""For the docstrings of passes that measure activations: ``x`` covers -4 .. 4."""
+TOKENS = types.SimpleNamespace(unknown=0, special={1}, used=set())
+CALIBRATION = Calibration(
+    [{"x": np.array([[-4, 4]], np.float32), "ids": np.array([[3]])}],
+    "test",
+    TOKENS,  # type: ignore[arg-type]
+)
+"""For the docstrings of passes that look at data: ``x`` covers -4 .. 4, ``ids`` is token 3."""
 TEST_FOLDER = pathlib.Path(__file__).parent
 
 each_pass = pytest.mark.parametrize("pass_type", PASSES, ids=lambda pass_type: pass_type.name)

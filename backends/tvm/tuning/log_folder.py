@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 
 
 class TargetLog:
-    """The log of one target: a database that grows record by record, each written at once."""
+    """The log of one target: a database that grows line by line."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder

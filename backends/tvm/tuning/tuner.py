@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.util
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import tvm_ffi
 from tvm.s_tir import meta_schedule
 
+from dechaff.backends.tvm.tensor_intrinsics import load_tensor_intrinsics
 from dechaff.ir import DechaffError
 
 from .log_folder import TargetLog
@@ -107,11 +106,11 @@ def tune(
 ) -> int:
     """Measure schedules until as many as asked for are in the log, or the time is over.
 
-    A run that was killed goes on where it stopped: what is in the log counts.
+    A run that was killed goes on after its last whole round: what is in the log counts.
 
     Args:
         tasks: what to tune.
-        log: where each measurement is written as soon as it is made.
+        log: where the measurements of each round are written.
         target: TVM's target.
         trials: how many measurements there shall be for all tasks together.
         seconds: an end to the time spent; None for none.
@@ -126,7 +125,7 @@ def tune(
         TuningFailedError: no schedule of a kernel could be measured.
     """
     logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.ERROR)
-    _load_intrinsics()
+    load_tensor_intrinsics()
     started = time.monotonic()
     before = sum(task.trials for task in tasks)
     done = before
@@ -168,7 +167,7 @@ def _round(
         work_dir=str(log.folder),
         max_trials_global=count,
         num_trials_per_iter=count,
-        builder="local",
+        builder=meta_schedule.builder.LocalBuilder(initializer=load_tensor_intrinsics),
         runner=_runner(pool),
         database=log.database,
         cost_model=_cost_model(),
@@ -178,17 +177,6 @@ def _round(
     record = log.best(task.workload, target)
     task.best = None if record is None else _seconds(record)
     return added
-
-
-def _load_intrinsics() -> None:
-    """Import TVM's tensor intrinsics on a short stack.
-
-    Each of some hundred functions in there walks the whole stack, sources included, when imported:
-    on the stack of a test or a notebook that takes a minute.
-    """
-    thread = threading.Thread(target=importlib.import_module, args=("tvm.s_tir.tensor_intrin",))
-    thread.start()
-    thread.join()
 
 
 def _learns() -> bool:
