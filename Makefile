@@ -10,13 +10,17 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 TORCH_VERSION := 2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test lint format benchmark coverage conformance generated compiled kills hostile fuzz clean
+.PHONY: demo test slow-tests lint format benchmark coverage conformance generated compiled kills hostile fuzz clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/sentence_embeddings.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q tests
+
+# Tests that search by measurement, some minutes: no part of CI.
+slow-tests: $(STAMP)
+	$(BIN)/python -m pytest -q tests -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -122,7 +122,7 @@ def sizes_for(
     if unknown:
         raise UsageError(
             f"{module.source}: there is no size {', '.join(unknown)}; the model has "
-            f"{', '.join(nominal)}"
+            f"{', '.join(_sizes_of_inputs(module))}"
         )
     merged = {**nominal, **(given or {})}
     if "T" not in (given or {}) and given:
@@ -145,3 +145,9 @@ def _tokens_of(module: Module, sizes: Mapping[str, int]) -> int:
 
 def _is_chosen(name: str, ops: Sequence[str]) -> bool:
     return not ops or any(op in name for op in ops)
+
+
+def _sizes_of_inputs(module: Module) -> list[str]:
+    """The symbols that the inputs' shapes name, each once."""
+    dims = [dim for value in module.graph.inputs for dim in value.shape or ()]
+    return list(dict.fromkeys(str(dim.value) for dim in dims if not isinstance(dim, int)))

@@ -148,6 +148,8 @@ def _product_of(node: ir.Node) -> _Product:
         raise NotAProduct(f"the equation {equation!r} takes a diagonal")
     if rank(left) != len(terms[0]) or rank(right) != len(terms[1]):
         raise NotAProduct("the rank of an operand is not known")
+    if left.dtype == ir.DataType.BFLOAT16:
+        raise NotAProduct("ONNX Runtime has no MatMul of bfloat16 on CPU")
     operands = ((left, terms[0]), (right, terms[1]))
     product = _Product(operands, result, _fixed_sizes(operands))
     _check(product, equation)

@@ -76,6 +76,12 @@ def test_what_is_no_product_of_matrices_stays(
     check_declines(LowerEinsum(), text, reason)
 
 
+def test_bfloat16_stays() -> None:
+    text = """g (bfloat16[S,4] a, bfloat16[4,3] b) => (bfloat16[S,3] y) {
+        y = Einsum <equation = "ij,jk->ik"> (a, b) }"""
+    check_declines(LowerEinsum(), text, "no MatMul of bfloat16")
+
+
 def test_one_operand_stays() -> None:
     text = 'g (float[B,S] a) => (float[S,B] y) { y = Einsum <equation = "ij->ji"> (a) }'
     check_ignores(LowerEinsum(), text)
