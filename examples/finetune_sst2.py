@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
+from dechaff.layerwise_loss import early_logits, exit_heads, layerwise_loss
 from examples.sst2_sentences import Example, length_batches, padded, read_sentences
 
 if TYPE_CHECKING:
@@ -79,26 +80,6 @@ def tokenize(tokenizer: Any, sentences: Sequence[tuple[str, int]]) -> list[Examp
     return [(ids, label) for ids, (_, label) in zip(tokens["input_ids"], sentences, strict=True)]
 
 
-def exit_heads(model: Any) -> torch.nn.ModuleList:
-    """A linear head for every layer but the last, on position 0 beside the mean of the tokens."""
-    import torch
-
-    config = model.config
-    return torch.nn.ModuleList(
-        torch.nn.Linear(2 * config.hidden_size, config.num_labels)
-        for _ in range(config.num_hidden_layers - 1)
-    )
-
-
-def head_features(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Position 0 and the mean over valid tokens, ``[batch, 2 * hidden_size]``."""
-    import torch
-
-    kept = mask.unsqueeze(-1).to(hidden.dtype)
-    mean = (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
-    return torch.cat([hidden[:, 0], mean], dim=-1)
-
-
 def all_logits(
     model: Any, heads: torch.nn.ModuleList | None, input_ids: torch.Tensor, mask: torch.Tensor
 ) -> list[torch.Tensor]:
@@ -106,21 +87,8 @@ def all_logits(
     result = model(input_ids=input_ids, attention_mask=mask, output_hidden_states=bool(heads))
     if heads is None:
         return [result.logits]
-    hidden_states = result.hidden_states[1:-1]
-    early = [
-        head(head_features(hidden, mask)) for head, hidden in zip(heads, hidden_states, strict=True)
-    ]
+    early = early_logits(heads, result.hidden_states[1:-1], mask)
     return [*early, result.logits]
-
-
-def layerwise_loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of every layer, weighted by its depth (PABEE: sum of i * L_i over sum of i)."""
-    import torch
-
-    losses = [torch.nn.functional.cross_entropy(each.float(), labels) for each in logits]
-    weights = range(1, len(losses) + 1)
-    total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
-    return torch.as_tensor(total / sum(weights))
 
 
 def accuracies(
@@ -142,6 +110,10 @@ def accuracies(
     return [count / len(examples) for count in right]
 
 
+def _heads_for(config: Any) -> torch.nn.ModuleList:
+    return exit_heads(config.hidden_size, config.num_labels, config.num_hidden_layers)
+
+
 class Training:
     """One run, from its first epoch or from the end of the last complete one."""
 
@@ -155,7 +127,7 @@ class Training:
         self._tokenizer, self._model = load_classifier(settings.stack)
         examples = {split: tokenize(self._tokenizer, rows) for split, rows in sentences.items()}
         self._examples = examples
-        self._heads = exit_heads(self._model) if settings.layerwise_loss else None
+        self._heads = _heads_for(self._model.config) if settings.layerwise_loss else None
         trained = [weight for weight in self._model.parameters() if weight.requires_grad]
         groups: list[dict[str, Any]] = [{"params": trained, "lr": LEARNING_RATE}]
         if self._heads is not None:
