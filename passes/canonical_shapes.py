@@ -16,6 +16,8 @@ from .matching import axes_from, integer_attribute, is_op, made_by, permutation,
 from .replacement import Replacement, forward
 from .rewriter import GraphBuilder, Rewriter
 
+_SWAPPED = (0, 2, 1)
+
 
 def remove_expand(node: ir.Node, rewriter: Rewriter) -> Replacement | None:
     """``Expand`` to the shape that is there already."""
@@ -99,8 +101,8 @@ def remove_reshape(node: ir.Node, rewriter: Rewriter) -> Replacement | None:
     source = inner.inputs[0] if inner is not None else None
     if inner is None or source is None or not _ignores_input_shape(node, rewriter.shape_data):
         return None
-    if x is None or not _only_reshaped(x):
-        return None  # the inner one stays anyway, and other rules know it
+    if x is None or not _only_reshaped(x) or _folds_for_a_swap(node):
+        return None  # the inner one stays anyway, or other rules know it
     return Replacement(
         "merge-reshapes",
         [inner, node],
@@ -112,6 +114,14 @@ def _only_reshaped(value: ir.Value) -> bool:
     """Whether all that reads the value gives it another shape, or asks for the one it has."""
     readers = [user for user, _ in value.uses()]
     return not value.is_graph_output() and all(is_op(n, "Reshape", "Shape") for n in readers)
+
+
+def _folds_for_a_swap(node: ir.Node) -> bool:
+    """Whether :func:`transpose_through_reshapes` starts from this, and needs the shape before."""
+    readers = [user for user, _ in node.outputs[0].uses()]
+    return (
+        len(readers) == 1 and is_op(readers[0], "Transpose") and permutation(readers[0]) == _SWAPPED
+    )
 
 
 def _unsqueeze_less(node: ir.Node) -> Replacement | None:
@@ -172,7 +182,7 @@ def transpose_through_reshapes(node: ir.Node, rewriter: Rewriter) -> Replacement
     """
     swap = made_by(node.inputs[0], "Transpose")
     fold = made_by(swap.inputs[0], "Reshape") if swap is not None else None
-    if swap is None or fold is None or permutation(swap) != (0, 2, 1):
+    if swap is None or fold is None or permutation(swap) != _SWAPPED:
         return None
     x = fold.inputs[0]
     own, folded = shape_expressions(x), shape_expressions(fold.outputs[0])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dechaff.passes.canonicalize import Canonicalize
-from tests.passes.rewrite_checks import check_declines, check_ignores, check_rewrite
+from tests.passes.rewrite_checks import (
+    check_declines,
+    check_ignores,
+    check_numbers,
+    check_rewrite,
+    module_from,
+    run_pass,
+)
 
 
 @pytest.mark.parametrize(
@@ -150,3 +157,25 @@ def test_transposed_keys_whose_shapes_do_not_agree_stay() -> None:
           y = Reshape (b, target) }""",
         "the shapes at the two ends differ",
     )
+
+
+def test_transposed_keys_of_repeated_heads_are_one_transpose() -> None:
+    """Keys ``[B, 2, 2, S, 8]`` merged to four heads, then folded into the batch to be turned."""
+    before = module_from(
+        """g (float[B,2,2,S,8] x) => (float[B,4,8,S] y)
+        <int64[1] four = {4}, int64[1] eight = {8}, int64[1] all = {-1}>
+        { batch = Shape <end = 1> (x)
+          length = Shape <start = 3, end = 4> (x)
+          heads = Concat <axis = 0> (batch, four, length, eight)
+          keys = Reshape (x, heads)
+          folded = Concat <axis = 0> (all, length, eight)
+          a = Reshape (keys, folded)
+          b = Transpose <perm = [0, 2, 1]> (a)
+          target = Concat <axis = 0> (batch, four, eight, length)
+          y = Reshape (b, target) }"""
+    )
+    after, record = run_pass(Canonicalize(), before)
+    assert "transpose-through-reshapes" in [rewrite.rule for rewrite in record.rewrites]
+    (turned,) = (node for node in after.graph if node.op_type == "Transpose")
+    assert turned.attributes["perm"].as_ints() == [0, 1, 3, 2]
+    check_numbers(Canonicalize.numerics, before, after)

@@ -167,6 +167,17 @@ def test_integer_division_by_zero_stays() -> None:
     )
 
 
+def test_what_the_evaluator_cannot_compute_stays() -> None:
+    """ONNX's evaluator picks by ``numpy.choose``, which takes 64 rows at most."""
+    check_declines(
+        FoldConstants(),
+        f"""g () => (float[65,2] y) <float[65,2] x = {{{", ".join(["1"] * 130)}}},
+            int64[65,2] places = {{{", ".join(["0"] * 130)}}}>
+        {{ y = GatherElements <axis = 0> (x, places) }}""",
+        "ONNX's evaluator cannot compute it",
+    )
+
+
 def test_constants_inside_subgraphs_fold() -> None:
     original = module_from(
         """g (bool flag, float[2] x) => (float[2] y) <float[2] a = {1,2}>
