@@ -11,7 +11,7 @@ from tvm import relax, te, tirx
 
 from dechaff.ir import Module, ShapeData, constant_value, node_text
 
-from .product_choice import ProductChoice
+from .product_choice import Product, ProductChoice
 from .sizes import PrimExpr, SizeTable, name_sizes
 
 Expr = Any
@@ -36,7 +36,8 @@ class Emission:
         arch: architecture of a GPU, such as ``sm_90``; empty for a CPU.
         opset: version of the standard operators.
         sizes: TVM's variables for the symbolic sizes.
-        products: who computes matrix products on a GPU.
+        products: who computes matrix products with constant weights.
+        dense_layers: these products, each with the leading sizes of x, by x and weights.
         shared: expressions that several nodes use, by what makes them the same.
     """
 
@@ -54,6 +55,7 @@ class Emission:
         self.opset = module.opset
         self.builder = builder if builder is not None else relax.BlockBuilder()
         self.products = products if products is not None else ProductChoice()
+        self.dense_layers: dict[Any, tuple[Product, list[PrimExpr]]] = {}
         self.shared: dict[Any, Expr] = {}
         self.sizes = SizeTable()
         self.data: ShapeData = name_sizes(module)

@@ -17,7 +17,8 @@ from .dense_attention import pack_dense_attention
 from .emission import Emission, Expr, LoweringError
 from .emitters import DIALECT, SIZES_ONLY, STANDARD, Emitter
 from .kernel_table import kernel_for
-from .product_choice import ProductChoice
+from .product_choice import Product, ProductChoice
+from .quick_inspection import quicken_inspection
 from .token_counting import counted_layout, emit_token_count
 
 _EMITTER_ERRORS = (LoweringError, RuntimeError, TypeError, ValueError, AssertionError)
@@ -39,10 +40,12 @@ class RelaxModule:
         module: the ``IRModule``; its function ``main`` takes the graph inputs in order, and gives
             the outputs as a tuple.
         kernels: how many nodes run by hand-written kernels, by operator.
+        products: dense layers with constant weights, each with the leading sizes of x.
     """
 
     module: Any
     kernels: dict[str, int]
+    products: tuple[tuple[Product, Sequence[Any]], ...]
 
 
 def to_relax(
@@ -54,7 +57,7 @@ def to_relax(
         module: any module; it is not changed.
         target: ``llvm`` or ``cuda``.
         arch: the architecture of a GPU, such as ``sm_90``.
-        products: who computes matrix products on a GPU.
+        products: who computes matrix products with constant weights.
 
     A packed model for a GPU has a second function, ``count_tokens``, and ``main`` takes a shape
     of one axis after its inputs: how many rows to make room for. See ``token_counting.py``.
@@ -62,6 +65,7 @@ def to_relax(
     Raises:
         LoweringRejectedError: some operators are not lowered; the message lists all of them.
     """
+    quicken_inspection()
     prepared = _prepared(module, target)
     check_operators(prepared)
     emission = Emission(prepared, target, arch, products)
@@ -83,7 +87,8 @@ def to_relax(
             results = [emission.tensor(value) for value in prepared.graph.outputs]
             output = emission.builder.emit_output(relax.Tuple(results))
         emission.builder.emit_func_output(output)
-    return RelaxModule(emission.builder.finalize(), dict(kernels))
+    layers = tuple(emission.dense_layers.values())
+    return RelaxModule(emission.builder.finalize(), dict(kernels), layers)
 
 
 def _prepared(module: Module, target: str) -> Module:
