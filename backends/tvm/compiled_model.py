@@ -156,8 +156,8 @@ class CompiledModel:
         tensors = [self._tensor(item) for item in inputs]
         if not self._counts:
             return list(machine[ENTRY](*tensors))
-        room = room_for(int(machine[COUNT_TOKENS](*tensors).numpy()))
-        return list(machine[ENTRY](*tensors, tvm_ffi.Shape((room,))))
+        counts = machine[COUNT_TOKENS](*tensors).numpy()
+        return list(machine[ENTRY](*tensors, tvm_ffi.Shape(tuple(map(room_for, counts)))))
 
     def _run_on_stream(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
         """Tensors of torch: on torch's current stream, by CUDA graphs where sizes come again."""
@@ -166,11 +166,9 @@ class CompiledModel:
             self._count_graphs = CudaGraphs(machine, copies_results=False)
         if not self._counts:
             return self._graphs(lambda own: machine[ENTRY](*own), inputs, ())
-        (count,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())
-        room = room_for(int(count))
-        return self._graphs(
-            lambda own: machine[ENTRY](*own, tvm_ffi.Shape((room,))), inputs, (room,)
-        )
+        (counts,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())
+        rooms = tuple(map(room_for, counts.tolist()))
+        return self._graphs(lambda own: machine[ENTRY](*own, tvm_ffi.Shape(rooms)), inputs, rooms)
 
     def seconds_of_run(self, inputs: Sequence[Any]) -> float:
         """Seconds of a run on arrays of numpy, as they lie on the device, launches not counted.

@@ -229,10 +229,10 @@ class Emission:
         self._tensors[value] = variable
         return variable
 
-    def size_parameter(self, name: str, size: PrimExpr) -> Expr:
-        """A function parameter that is told a size that no tensor has, as a shape of one axis."""
-        self._bound.add(size.name)
-        return relax.Var(name, relax.ShapeType([size]))
+    def size_parameter(self, name: str, sizes: Sequence[PrimExpr]) -> Expr:
+        """A function parameter that is told sizes that no tensor has, as a shape."""
+        self._bound |= {size.name for size in sizes}
+        return relax.Var(name, relax.ShapeType(list(sizes)))
 
     def constant(self, array: Array) -> Expr:
         """A constant tensor."""

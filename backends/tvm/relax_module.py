@@ -19,7 +19,8 @@ from .emitters import DIALECT, SIZES_ONLY, STANDARD, Emitter
 from .kernel_table import kernel_for
 from .product_choice import Product, ProductChoice
 from .quick_inspection import quicken_inspection
-from .token_counting import counted_layout, emit_token_count
+from .token_counting import counted_layouts, emit_token_counts
+from .token_positions import look_positions_up
 
 _EMITTER_ERRORS = (LoweringError, RuntimeError, TypeError, ValueError, AssertionError)
 """What an emitter, or TVM called by it, raises on a node that it cannot lower."""
@@ -60,7 +61,7 @@ def to_relax(
         products: who computes matrix products with constant weights.
 
     A packed model for a GPU has a second function, ``count_tokens``, and ``main`` takes a shape
-    of one axis after its inputs: how many rows to make room for. See ``token_counting.py``.
+    after its inputs: how many rows to make room for in each layout. See ``token_counting.py``.
 
     Raises:
         LoweringRejectedError: some operators are not lowered; the message lists all of them.
@@ -72,10 +73,10 @@ def to_relax(
     kernels: Counter[str] = Counter()
     try:
         parameters = [emission.parameter(value) for value in prepared.graph.inputs]
-        layout = counted_layout(prepared) if target == "cuda" else None
-        if layout is not None:
-            emit_token_count(emission, prepared, layout, _emit_node)
-            (tokens,) = emission.output_shape(layout)
+        layouts = counted_layouts(prepared) if target == "cuda" else []
+        if layouts:
+            emit_token_counts(emission, prepared, layouts, _emit_node)
+            tokens = [emission.output_shape(layout)[0] for layout in layouts]
             parameters.append(emission.size_parameter("token_room", tokens))
     except LoweringError as error:
         raise LoweringRejectedError(f"{module.source}: {error}") from error
@@ -102,6 +103,7 @@ def _prepared(module: Module, target: str) -> Module:
         lambda function: not (function.domain == DOMAIN and function.name in DIALECT)
     )(copy.model)
     common_passes.RemoveUnusedNodesPass()(copy.model)
+    look_positions_up(copy)
     if target == "cuda":
         pack_dense_attention(copy)
     return copy
