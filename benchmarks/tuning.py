@@ -119,8 +119,9 @@ def main() -> None:
 def _table(options: argparse.Namespace, rows: list[dict[str, Any]], closing: str) -> str:
     text = (
         "# Tuning on the CPU\n\nWritten by `python -m benchmarks.tuning`: `Gelu(x W + b)`,"
-        f" float32, W: [{options.width}, {options.inner}], tuned at {options.tokens} rows; medians of"
-        f" {options.rounds} interleaved rounds, in milliseconds. *untuned* is what dechaff compiles"
+        f" float32, W: [{options.width}, {options.inner}], tuned at {options.tokens} rows;"
+        " medians of "
+        f"{options.rounds} interleaved rounds, in milliseconds. *untuned* is what dechaff compiles"
         " without a log.\n\n"
         "| rows | untuned | tuned | as the log chose | ONNX Runtime | tuned over untuned |\n"
         "|---|---|---|---|---|---|\n"
