@@ -249,7 +249,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sequence", type=int, nargs="+", default=SEQUENCES)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=20, help="timed runs of each contender")
-    parser.add_argument("--products", choices=PRODUCTS, default="measured")
+    parser.add_argument("--products", choices=PRODUCTS, default="library")
     parser.add_argument("--seed", type=int, help="of the inputs; by default another every time")
     parser.add_argument(
         "--compile-seconds",
