@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -142,6 +144,13 @@ def test_optimize_says_how_many_products_call_the_library(
     x = np.ones((2, 3, 8), np.float32)
     results = dechaff.load(tmp_path / "layers.so").run({"x": x})
     compare_outputs(run_module(module, {"x": x}), results, 1e-5)
+
+
+def test_loading_a_library_registers_what_it_calls() -> None:
+    program = (
+        "import dechaff.backends.tvm.compiled_model, tvm; tvm.get_global_func('dechaff.linear')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_mode_that_does_not_exist_is_refused(module: Module) -> None:
