@@ -14,7 +14,7 @@ from tvm import relax
 
 from dechaff.ir import DechaffError, ModelRejectedError, UsageError
 
-from . import library_calls  # noqa: F401  # it registers what a library may call
+from . import library_calls as _library_calls  # noqa: F401  # it registers what a library may call
 from .cuda_graphs import CudaGraphs, is_cuda_tensor
 from .generated_kernels import generated_kernels
 from .relax_module import ENTRY
