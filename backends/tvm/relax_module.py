@@ -19,7 +19,7 @@ from .emitters import DIALECT, SIZES_ONLY, STANDARD, Emitter
 from .kernel_table import kernel_for
 from .product_choice import Product, ProductChoice
 from .quick_inspection import quicken_inspection
-from .token_counting import counted_layouts, emit_token_counts
+from .token_counting import counted_layouts, emit_token_counts, token_bounds
 from .token_positions import look_positions_up
 
 _EMITTER_ERRORS = (LoweringError, RuntimeError, TypeError, ValueError, AssertionError)
@@ -78,9 +78,11 @@ def to_relax(
             emit_token_counts(emission, prepared, layouts, _emit_node)
             tokens = [emission.output_shape(layout)[0] for layout in layouts]
             parameters.append(emission.size_parameter("token_room", tokens))
+        bounds = token_bounds(emission, layouts)
     except LoweringError as error:
         raise LoweringRejectedError(f"{module.source}: {error}") from error
-    with emission.builder.function(ENTRY, parameters):
+    attributes = {"tir_var_upper_bound": bounds} if bounds else {}
+    with emission.builder.function(ENTRY, parameters, attributes):
         with emission.builder.dataflow():
             for node in prepared.graph:
                 if _emit_node(emission, node):

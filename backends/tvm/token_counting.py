@@ -10,6 +10,7 @@ batch's first token, belong to no sequence, and are dropped where the result is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
@@ -37,6 +38,21 @@ def counted_layouts(module: Module) -> list[ir.Node]:
     layouts = [node for node in module.graph if node.op_type == "TokenLayout"]
     known = all(not _depends_on(layout.inputs[0], "TokenLayout") for layout in layouts)
     return layouts if known else []
+
+
+def token_bounds(emission: Emission, layouts: Sequence[ir.Node]) -> dict[str, int]:
+    """The most rows that are made room for, by size, where batch and sequence are numbers.
+
+    TVM plans memory beforehand for sizes with a bound, and lets tensors share it.
+    """
+    bounds = {}
+    for layout in layouts:
+        mask = layout.inputs[0]
+        sizes = () if mask is None or mask.shape is None else mask.shape
+        if sizes and all(isinstance(size, int) for size in sizes):
+            (tokens,) = emission.output_shape(layout)
+            bounds[tokens.name] = room_for(math.prod(int(size) for size in sizes))
+    return bounds
 
 
 def _depends_on(value: ir.Value | None, op_type: str) -> bool:

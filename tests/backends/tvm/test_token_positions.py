@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
+import tvm
+from tvm import relax
 
+from dechaff.backends.tvm import resolve_target
+from dechaff.backends.tvm.build import fuse
 from dechaff.backends.tvm.relax_module import to_relax
 from dechaff.backends.tvm.token_counting import COUNT_TOKENS
 from dechaff.backends.tvm.token_positions import look_positions_up
@@ -78,6 +83,31 @@ def test_other_searches_stay(old: str, new: str) -> None:
     text = TWO_LAYOUTS.replace(old, new)
     text = text.replace("rows =", "places_flat = Reshape (places, all)\nrows =")
     assert operators(text)["NonZero"] == 1
+
+
+def test_the_tokens_of_a_static_batch_have_a_bound_and_others_none() -> None:
+    static = to_relax(parse(TWO_LAYOUTS.replace("B,S", "2,100")), "cuda", "sm_90").module
+    bounds = static["main"].attrs["tir_var_upper_bound"]
+    assert [int(bound) for bound in bounds.values()] == [256, 256]
+    symbolic = to_relax(parse(TWO_LAYOUTS), "cuda", "sm_90").module["main"]
+    assert "tir_var_upper_bound" not in (symbolic.attrs or {})
+
+
+def test_memory_is_planned_for_the_bound() -> None:
+    module = to_relax(parse(TWO_LAYOUTS.replace("B,S", "2,100")), "cuda", "sm_90").module
+    target = resolve_target('{"kind": "cuda", "arch": "sm_90"}')
+    with target:
+        planned = tvm.transform.Sequential(
+            [
+                relax.transform.ToNonDataflow(),
+                relax.transform.RemovePurityChecking(),
+                relax.transform.CallTIRRewrite(),
+                relax.transform.StaticPlanBlockMemory(),
+            ]
+        )(fuse(module, target))
+    storages = re.findall(r"alloc_storage\(R\.shape\(\[(.*?)\]", planned["main"].script())
+    assert storages
+    assert not any("tokens" in size for size in storages)
 
 
 def test_on_a_gpu_every_layout_is_counted_beforehand() -> None:
