@@ -163,7 +163,7 @@ def finish(fused: Any, target: Any) -> Any:
             fused = _bind_written_kernels(fused)
             # Fallback comes last: a kernel that no rule binds to threads does not compile.
             rules = [
-                dlight.gpu.Matmul(),
+                _WhereItApplies(dlight.gpu.Matmul()),
                 dlight.gpu.GEMV(),
                 dlight.gpu.Reduction(),
                 dlight.gpu.GeneralReduction(),
@@ -171,6 +171,23 @@ def finish(fused: Any, target: Any) -> Any:
             ]
             fused = dlight.ApplyDefaultSchedule(*rules)(fused)
         return tvm.compile(fused, target=target, relax_pipeline=_virtual_machine(target))
+
+
+class _WhereItApplies(dlight.ScheduleRule):  # type: ignore[misc]
+    """A rule that does not serve a kernel on which it fails: a later one does.
+
+    The rule for products takes some convolutions for products, and ends in an error.
+    """
+
+    def __init__(self, rule: Any) -> None:
+        self._rule = rule
+
+    def apply(self, func: Any, target: Any, tunable: bool) -> Any:
+        """The rule's schedule, or None."""
+        try:
+            return self._rule.apply(func, target, tunable)
+        except Exception:  # TVM's schedule errors come in several types
+            return None
 
 
 def _bind_written_kernels(fused: Any) -> Any:

@@ -49,6 +49,8 @@ def _is_plain(node: ir.Node) -> bool:
     if any(size is None for size in sizes):
         return False
     q, k = node.inputs[0], node.inputs[1]
+    if static_dim(_sequence(q)) == 1 and static_dim(_sequence(k)) != 1:
+        return False  # a decode step, which has kernels of its own
     causal = attribute(node, "is_causal", 0)
     return not causal or _sequence(q) == _sequence(k)
 
@@ -67,7 +69,7 @@ def _sizes(node: ir.Node, index: int) -> tuple[int, int] | None:
     return None if heads is None or size is None else (heads, size)
 
 
-def _sequence(value: ir.Value | None) -> object:
+def _sequence(value: ir.Value | None) -> int | ir.SymbolicDim:
     assert value is not None
     assert value.shape is not None
     return value.shape[2 if len(value.shape) == 4 else 1]

@@ -10,6 +10,9 @@ _CUDA = re.compile(
 _LLVM = re.compile(r'^define [^@\n]*@"?([\w.]+)"?\(', re.M)
 _END = "\n}\n"
 
+_ENTRY = "__tvm_ffi_"
+"""Beginning of the name of a kernel for a CPU, as TVM calls it."""
+
 _OF_THE_RUNTIME = ("__tvm_", "llvm.", "dechaff_")
 """Beginnings of names of functions that compute nothing of the model."""
 
@@ -22,7 +25,8 @@ def generated_kernels(source: str) -> dict[str, str]:
     found = {}
     for pattern in (_CUDA, _LLVM):
         for match in pattern.finditer(source):
-            if not match[1].startswith(_OF_THE_RUNTIME):
+            name = match[1].removeprefix(_ENTRY)
+            if not name.startswith(_OF_THE_RUNTIME):
                 end = source.find(_END, match.end())
-                found[match[1]] = source[match.start() : end + len(_END) if end >= 0 else None]
+                found[name] = source[match.start() : end + len(_END) if end >= 0 else None]
     return found

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .cuda_graphs import CudaGraphs
+from .cuda_graphs import runs_in_graph
 
 _LEAST_RUNS, _LEAST_SECONDS, _MOST_RUNS = 5, 0.05, 200
 _RUNS_IN_GRAPH = 20
@@ -24,7 +24,10 @@ def seconds_of_run(function: Callable[..., Any], machine: Any, inputs: Sequence[
     """
     if inputs[0].device.type == "cpu":
         return _median(lambda: function(*inputs))
-    return _on_gpu(function, machine, inputs)
+    runs = runs_in_graph(function, machine, inputs, _RUNS_IN_GRAPH)
+    runs()  # two calls without a graph; the first of _median captures it
+    runs()
+    return _median(runs) / _RUNS_IN_GRAPH
 
 
 def _median(run: Callable[[], Any]) -> float:
@@ -36,22 +39,3 @@ def _median(run: Callable[[], Any]) -> float:
         run()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def _on_gpu(function: Callable[..., Any], machine: Any, inputs: Sequence[Any]) -> float:
-    """By a CUDA graph of several runs: what a run costs in a model that is a graph as a whole."""
-    import torch
-
-    graphs = CudaGraphs(machine, copies_results=False)
-    tensors = [torch.utils.dlpack.from_dlpack(item) for item in inputs]
-
-    def several(own: Sequence[Any]) -> list[Any]:
-        return [next(iter(function(*own))) for _ in range(_RUNS_IN_GRAPH)][-1:]
-
-    def replayed() -> None:
-        graphs(several, tensors, ())
-        torch.cuda.synchronize()
-
-    replayed()  # two runs without a graph, the first of _median captures it
-    replayed()
-    return _median(replayed) / _RUNS_IN_GRAPH

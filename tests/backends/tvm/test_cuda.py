@@ -14,7 +14,7 @@ from tvm import relax
 
 from benchmarks.coverage.checking import capture
 from benchmarks.coverage.families import Family
-from dechaff.backends.tvm import compile_module, resolve_target
+from dechaff.backends.tvm import compile_module, cuda_compilation, resolve_target
 from dechaff.backends.tvm.build import fused_kernels
 from dechaff.backends.tvm.compiled_model import CompiledModel
 from dechaff.backends.tvm.installation import has_nvcc
@@ -65,8 +65,13 @@ FAMILIES = {
         },
     ),
 }
-MODELS = (("BERT-base", "sm_80"), ("MiniLM", "sm_90"), ("Llama", "sm_90"), ("ViT", "sm_80"))
-"""Each with the architecture that it is compiled for here; every model compiles for both."""
+IN_CI = (("BERT-base", "sm_80"), ("MiniLM", "sm_90"), ("Llama", "sm_90"), ("ViT", "sm_80"))
+OTHERS = (("BERT-base", "sm_90"), ("MiniLM", "sm_80"), ("Llama", "sm_80"), ("ViT", "sm_90"))
+MODELS = [
+    *(pytest.param(*pair, id="-".join(pair)) for pair in IN_CI),
+    *(pytest.param(*pair, id="-".join(pair), marks=pytest.mark.slow) for pair in OTHERS),
+]
+"""Each with the architecture that it is compiled for; the slow tests take the other one."""
 
 
 _NARROW_SUMS = re.compile(r"wmma::accumulator,[^>]*\bhalf\b|mma\.sync[^\"]*\.f16\.f16\.f16\.f16")
@@ -104,9 +109,10 @@ def test_every_product_uses_tensor_cores_and_sums_in_float32(name: str, arch: st
     products = {
         kernel: text
         for kernel, text in kernels(compiled(name, arch).source()).items()
-        if re.search("matmul|dense|attention", kernel) and "weights" not in kernel
+        if re.search("matmul|dense|attention|conv", kernel)
     }
-    assert products
+    assert any("attention" in kernel for kernel in products)
+    assert len(products) >= 4
     without = [kernel for kernel, text in products.items() if not re.search("mma", text)]
     assert without == []
     narrow = [kernel for kernel, text in products.items() if _NARROW_SUMS.search(text)]
@@ -114,7 +120,26 @@ def test_every_product_uses_tensor_cores_and_sums_in_float32(name: str, arch: st
 
 
 @needs_nvcc
-@pytest.mark.parametrize(("name", "arch"), MODELS[:1])
+@pytest.mark.parametrize(("name", "arch"), MODELS)
+def test_nvcc_compiles_what_was_generated(name: str, arch: str) -> None:
+    source = compiled(name, arch).source()
+    with resolve_target(f'{{"kind": "cuda", "arch": "{arch}"}}'):
+        assert cuda_compilation.compile_cuda(source).startswith(b"\x7fELF")
+
+
+@needs_nvcc
+def test_a_convolution_on_which_the_rule_for_products_fails_is_compiled() -> None:
+    text = """
+        <ir_version: 10, opset_import: ["" : 23]>
+        g (float16[B,3,30,30] x, float16[32,3,16,16] w) => (float16[B,32,2,2] y)
+        { y = Conv <strides = [14, 14]> (x, w) }
+    """
+    model = compile_module(parse(text), resolve_target('{"kind": "cuda", "arch": "sm_80"}'))
+    assert "__global__" in model.source()
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("name", "arch"), IN_CI[1:2])
 def test_without_a_gpu_the_model_is_compiled_and_says_what_is_missing(
     name: str, arch: str, tmp_path: pathlib.Path
 ) -> None:
