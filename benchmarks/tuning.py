@@ -103,10 +103,11 @@ def main() -> None:
             milliseconds = 1000 * statistics.median(seconds)
             print(f"{tokens} rows: {name}: {milliseconds:.2f} ms, error {errors[name]:.1e}")
         print(f"{tokens} rows: tuned is {ratio:.1f} times as fast as untuned")
+    machine = ", ".join(describe_machine().values())
     choice = "a library's product" if as_measured.library_calls else "generated code"
     closing = (
         f"{options.trials} measurements in the log, {tuning_seconds:.0f} s of this run to tune; "
-        f"the log chose {choice}. {describe_machine()}, TVM {tvm_version}."
+        f"the log chose {choice}. {machine}; TVM {tvm_version}."
     )
     print(closing)
     if options.output is not None:
