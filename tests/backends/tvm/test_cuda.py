@@ -13,11 +13,12 @@ import tvm
 from tvm import relax
 
 from benchmarks.coverage.checking import capture
-from benchmarks.coverage.families import Family
+from benchmarks.coverage.families import Family, one_step
 from dechaff.backends.tvm import compile_module, cuda_compilation, resolve_target
 from dechaff.backends.tvm.build import fused_kernels
 from dechaff.backends.tvm.compiled_model import CompiledModel
 from dechaff.backends.tvm.installation import has_nvcc
+from dechaff.backends.tvm.relax_module import to_relax
 from dechaff.ir import Module, UsageError, parse
 from dechaff.passes import parse_pass_list, run_passes
 
@@ -65,6 +66,7 @@ FAMILIES = {
         },
     ),
 }
+FAMILIES["Llama step"] = one_step(FAMILIES["Llama"])
 IN_CI = (("BERT-base", "sm_80"), ("MiniLM", "sm_90"), ("Llama", "sm_90"), ("ViT", "sm_80"))
 OTHERS = (("BERT-base", "sm_90"), ("MiniLM", "sm_80"), ("Llama", "sm_80"), ("ViT", "sm_90"))
 MODELS = [
@@ -150,6 +152,11 @@ def test_without_a_gpu_the_model_is_compiled_and_says_what_is_missing(
         model.run({port.name: np.zeros(1) for port in model.signature.inputs})
     model.export(tmp_path / "model.so")
     assert (tmp_path / "model.so").stat().st_size > 100_000
+
+
+def test_a_decode_step_runs_by_the_kernels_that_split_the_keys() -> None:
+    lowered = to_relax(in_float16("Llama step"), "cuda", "sm_90")
+    assert lowered.kernels["Attention"] == 1
 
 
 def turned(module: Module) -> list[bool]:
