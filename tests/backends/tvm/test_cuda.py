@@ -159,6 +159,20 @@ def test_a_decode_step_runs_by_the_kernels_that_split_the_keys() -> None:
     assert lowered.kernels["Attention"] == 1
 
 
+@pytest.mark.parametrize("name", ["MiniLM", "Llama", "ViT"])
+def test_nothing_is_read_back_in_the_middle_of_a_run(name: str) -> None:
+    found: list[str] = []
+
+    def visit(node: object) -> None:
+        if isinstance(node, tvm.ir.Call):
+            found.append(getattr(node.op, "name", ""))
+
+    lowered = to_relax(in_float16(name), "cuda", "sm_90").module
+    relax.analysis.post_order_visit(lowered["main"], visit)
+    assert found
+    assert "relax.tensor_to_shape" not in found
+
+
 def turned(module: Module) -> list[bool]:
     """For each kernel that turns a matrix: whether it is a constant one."""
     fused = fused_kernels(module, resolve_target('{"kind": "cuda", "arch": "sm_90"}'))
