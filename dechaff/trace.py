@@ -167,8 +167,8 @@ class TraceRecorder:
                 "changed": True,
                 "difference": graph_difference(graph, lowered),
             }
-            step |= {"code": self._code} if self._code is not None else {}
-            steps.append(step | ({"node_errors": self._wrong} if self._wrong else {}))
+            code = {"code": self._code} if self._code is not None else {}
+            steps.append(step | code | ({"node_errors": self._wrong} if self._wrong else {}))
         return steps
 
 

@@ -48,10 +48,11 @@ def token_bounds(emission: Emission, layouts: Sequence[ir.Node]) -> dict[str, in
     bounds = {}
     for layout in layouts:
         mask = layout.inputs[0]
-        sizes = () if mask is None or mask.shape is None else mask.shape
-        if sizes and all(isinstance(size, int) for size in sizes):
+        dims = () if mask is None or mask.shape is None else tuple(mask.shape)
+        sizes = [dim for dim in dims if isinstance(dim, int)]
+        if dims and len(sizes) == len(dims):
             (tokens,) = emission.output_shape(layout)
-            bounds[tokens.name] = room_for(math.prod(int(size) for size in sizes))
+            bounds[tokens.name] = room_for(math.prod(sizes))
     return bounds
 
 

@@ -86,15 +86,15 @@ def test_other_searches_stay(old: str, new: str) -> None:
 
 
 def test_the_tokens_of_a_static_batch_have_a_bound_and_others_none() -> None:
-    static = to_relax(parse(TWO_LAYOUTS.replace("B,S", "2,100")), "cuda", "sm_90").module
+    static = to_relax(parse(TWO_LAYOUTS.replace("B,S", "40,3")), "cuda", "sm_90").module
     bounds = static["main"].attrs["tir_var_upper_bound"]
-    assert [int(bound) for bound in bounds.values()] == [256, 256]
+    assert [int(bound) for bound in bounds.values()] == [128, 128]
     symbolic = to_relax(parse(TWO_LAYOUTS), "cuda", "sm_90").module["main"]
     assert "tir_var_upper_bound" not in (symbolic.attrs or {})
 
 
 def test_memory_is_planned_for_the_bound() -> None:
-    module = to_relax(parse(TWO_LAYOUTS.replace("B,S", "2,100")), "cuda", "sm_90").module
+    module = to_relax(parse(TWO_LAYOUTS.replace("B,S", "40,3")), "cuda", "sm_90").module
     target = resolve_target('{"kind": "cuda", "arch": "sm_90"}')
     with target:
         planned = tvm.transform.Sequential(
