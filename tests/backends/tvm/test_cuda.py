@@ -16,7 +16,6 @@ from tvm import relax
 from benchmarks.coverage.checking import capture
 from benchmarks.coverage.families import Family, one_step
 from dechaff.backends.tvm import compile_module, cuda_compilation, resolve_target
-from dechaff.backends.tvm.build import fused_kernels
 from dechaff.backends.tvm.compiled_model import CompiledModel
 from dechaff.backends.tvm.installation import has_nvcc
 from dechaff.backends.tvm.relax_module import to_relax
@@ -177,24 +176,28 @@ def test_nothing_is_read_back_in_the_middle_of_a_run(name: str) -> None:
     assert "relax.tensor_to_shape" not in found
 
 
-def _is_weight(operand: object) -> bool:
-    """Whether it is a constant matrix; a bias that is added on the way is none."""
-    is_constant = isinstance(operand, tvm.ir.GenericConst)
-    return is_constant and sum(int(size) > 1 for size in operand.ty.shape.values) > 1
-
-
 def turned(module: Module) -> list[bool]:
-    """For each kernel that turns a matrix: whether it is a constant one."""
-    fused = fused_kernels(module, resolve_target('{"kind": "cuda", "arch": "sm_90"}'))
+    """For each matrix that is turned at run time, before kernels are fused: if it is constant."""
+    target = resolve_target('{"kind": "cuda", "arch": "sm_90"}')
+    transform = relax.transform
+    passes = [
+        transform.DeadCodeElimination(),
+        transform.LegalizeOps(),
+        transform.FoldConstant(),
+        transform.DeadCodeElimination(),
+    ]
+    with target:
+        plain = tvm.transform.Sequential(passes)(to_relax(module, "cuda", "sm_90").module)
     found: list[bool] = []
 
     def visit(node: object) -> None:
         if not isinstance(node, tvm.ir.Call) or getattr(node.op, "name", "") != "relax.call_tir":
             return
         if "transpose" in node.args[0].name_hint:
-            found.append(any(_is_weight(item) for item in node.args[1].fields))
+            operands = node.args[1].fields
+            found.append(any(isinstance(item, tvm.ir.GenericConst) for item in operands))
 
-    relax.analysis.post_order_visit(fused["main"], visit)
+    relax.analysis.post_order_visit(plain["main"], visit)
     return found
 
 
