@@ -123,11 +123,14 @@ def _patches(emission: Emission, node: ir.Node, x: Expr) -> Expr | None:
     apart = emission.emit(relax.op.reshape(x, split))
     turned = emission.emit(relax.op.permute_dims(apart, [0, 2, 4, 1, 3, 5]))
     patch = channels * window[0] * window[1]
-    flat = emission.emit(relax.op.reshape(turned, [sizes[0], rows * columns, patch]))
+    flat = emission.emit(relax.op.reshape(turned, [sizes[0] * (rows * columns), patch]))
+    # TVM's rule for products fails where the rows are a multiple of a size, 4 * batch.
+    flat = emission.match(flat, [emission.sizes.new_variable(), tirx.IntImm("int64", patch)])
     factor = np.ascontiguousarray(weight.reshape(outputs, patch).T)
     result = product(emission, flat, emission.constant(factor))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         result = emission.emit(relax.op.add(result, emission.tensor(node.inputs[2])))
+    result = emission.emit(relax.op.reshape(result, [sizes[0], rows * columns, outputs]))
     turned = emission.emit(relax.op.permute_dims(result, [0, 2, 1]))
     return relax.op.reshape(turned, [sizes[0], outputs, rows, columns])
 
