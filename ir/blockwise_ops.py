@@ -155,7 +155,7 @@ BLOCKWISE_RESTORE = register(
             powers = Add (stored, offset_float)
             units_row = Pow (two, powers)
             units = Unsqueeze (units_row, last_axis)
-            count = Shape (exponent)
+            count = Shape (stored)
             tiled = Concat <axis = 0> (count, last_axis)
             tiles = Reshape (integers, tiled)
             scaled = Mul (tiles, units)

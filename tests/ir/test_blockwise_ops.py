@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -176,10 +178,10 @@ def test_attention_is_close_to_the_real_one_and_rows_do_not_mix(rows: list[list[
     index = np.arange(tokens)
     given = {"q": q, "k": k, "v": v, "starts": starts, "key_index": index, "key_starts": starts}
     found = run_module(module(ATTENTION), given)["y"]
-    keys = [index[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    keys = [index[a:b] for a, b in itertools.pairwise(starts)]
     exact = attention_oracle(q, k, v, lengths, keys, 2, False)
     np.testing.assert_allclose(found, exact, atol=0.03)
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in itertools.pairwise(starts):
         if a < b:
             alone = np.array([0, b - a])
             one = {"starts": alone, "key_index": index[: b - a], "key_starts": alone}

@@ -1,0 +1,153 @@
+"""Lowering of blockwise compression: weights stay packed, functions to what is fast here.
+
+``portable`` writes products as ``DequantizeLinear`` and ``MatMul`` and keeps the reference
+functions of all else, tables and shifts included. ``cpu`` has ``MatMulNBits``, which rounds
+activations to blocks of 8 bits within, and ``GatherBlockQuantized``; functions go back to float32
+operators, as the runtime has no kernel for tables: float32 is faster, and closer to the original.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from dechaff.ir import DOMAIN, constant_value
+from dechaff.passes import GraphBuilder, Rewriter
+
+from .kernels import has_kernel
+from .varlen_attention import lower_varlen_attention
+from .weight_kernels import packed_blocks
+
+_CONTRIB_DOMAIN = "com.microsoft"
+_INTEGER_ACTIVATIONS = 4
+"""The kernel's accuracy level at which it multiplies integers."""
+_LEAST_BLOCK, _MOST_BLOCK = 16, 128
+_TWO = np.array(2, np.float32)
+_BITS = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
+
+
+def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
+    """To ``MatMulNBits``, or where that cannot be, to standard operators."""
+    x, weight, exponent = node.inputs
+    tensor, exponents = constant_value(weight), constant_value(exponent)
+    if tensor is None or exponents is None or tensor.dtype not in _BITS:
+        return lower_blockwise_matmul_to_standard(node, rewriter)
+    rows, columns = tensor.shape
+    groups = int(exponents.shape[0])
+    block = _kernel_block(int(rows) // groups)
+    if block is None or not has_kernel("MatMulNBits", _CONTRIB_DOMAIN, ir.DataType.FLOAT):
+        return lower_blockwise_matmul_to_standard(node, rewriter)
+    bits = _BITS[tensor.dtype]
+    with rewriter.rewrite("lower-blockwise-matmul", [node]) as builder:
+        packed = packed_blocks(tensor.numpy().astype(np.int8), block, bits)
+        by_column = builder.op("Transpose", [_scales(node, builder)], {"perm": [1, 0]})
+        repeats = int(rows) // groups // block
+        scales = _repeat(by_column, (int(columns), groups, repeats), builder)
+        operands = [x, builder.constant(packed, weight.name if weight else "weight"), scales]
+        attributes = {
+            "K": rows,
+            "N": columns,
+            "bits": bits,
+            "block_size": block,
+            "accuracy_level": _INTEGER_ACTIVATIONS,
+        }
+        y = builder.op("MatMulNBits", operands, attributes, domain=_CONTRIB_DOMAIN)
+        y.dtype, y.shape = ir.DataType.FLOAT, node.outputs[0].shape
+        builder.replace(node.outputs[0], y)
+    return True
+
+
+def lower_blockwise_matmul_to_standard(node: ir.Node, rewriter: Rewriter) -> bool:
+    """To ``BlockwiseRound`` of the activations, and ``DequantizeLinear`` of the weights."""
+    x, weight, exponent = node.inputs
+    rows, groups = _size(weight, 0), _size(exponent, 0)
+    if rows is None or groups is None or weight is None:
+        return False
+    with rewriter.rewrite("lower-blockwise-matmul", [node]) as builder:
+        attributes = {"block_size": node.attributes["block_size"].as_int(), "bits": 8}
+        rounded = builder.op("BlockwiseRound", [x], attributes, domain=DOMAIN)
+        blocks = {"axis": 0, "block_size": rows // groups}
+        restored = builder.op("DequantizeLinear", [weight, _scales(node, builder)], blocks)
+        builder.replace(node.outputs[0], builder.op("MatMul", [rounded, restored]))
+    return True
+
+
+def lower_blockwise_gather(node: ir.Node, rewriter: Rewriter) -> bool:
+    """To ``GatherBlockQuantized``, which restores the rows that it reads."""
+    table, exponent, ids = node.inputs
+    half_width, groups, rows = _size(table, 1), _size(exponent, 1), _size(table, 0)
+    if half_width is None or groups is None or rows is None:
+        return False
+    block = _kernel_block(2 * half_width // groups)
+    if block is None or not has_kernel("GatherBlockQuantized", _CONTRIB_DOMAIN, ir.DataType.UINT8):
+        return False
+    with rewriter.rewrite("lower-blockwise-gather", [node]) as builder:
+        repeats = 2 * half_width // groups // block
+        scales = _repeat(_scales(node, builder), (rows, groups, repeats), builder)
+        attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        operands = [table, ids, scales]
+        y = builder.op("GatherBlockQuantized", operands, attributes, domain=_CONTRIB_DOMAIN)
+        y.dtype, y.shape = ir.DataType.FLOAT, node.outputs[0].shape
+        builder.replace(node.outputs[0], y)
+    return True
+
+
+def lower_blockwise_function(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Back to the float32 operator."""
+    with rewriter.rewrite("lower-blockwise-function", [node]) as builder:
+        if node.op_type == "BlockwiseGelu":
+            kept = {"approximate": node.attributes["approximate"].as_string()}
+            y = builder.op("Gelu", node.inputs, kept)
+        elif node.op_type == "BlockwiseSoftmax":
+            y = builder.op("Softmax", node.inputs, {"axis": -1})
+        else:
+            kept_epsilon = {"epsilon": node.attributes["epsilon"].as_float(), "axis": -1}
+            y = builder.op("LayerNormalization", node.inputs, kept_epsilon)
+        builder.replace(node.outputs[0], y)
+    return True
+
+
+def lower_blockwise_attention(node: ir.Node, rewriter: Rewriter) -> bool:
+    """By way of ``VarlenAttention``, whose kernels compute in float32."""
+    attributes = {item.name: item.value for item in node.attributes.values()}
+    with rewriter.rewrite("lower-blockwise-attention", [node]) as builder:
+        y = builder.op("VarlenAttention", node.inputs, attributes, domain=DOMAIN)
+        attention = y.producer()
+        builder.replace(node.outputs[0], y)
+    return attention is not None and lower_varlen_attention(attention, rewriter)
+
+
+def _scales(node: ir.Node, builder: GraphBuilder) -> ir.Value:
+    """``2**(exponent + offset)``: the file holds the exponents, the runtime folds this once."""
+    exponent = node.inputs[2] if node.op_type == "BlockwiseMatMul" else node.inputs[1]
+    offset = np.array(node.attributes["exponent_offset"].as_int(), np.float32)
+    stored = builder.op("Cast", [exponent], {"to": ir.DataType.FLOAT})
+    powers = builder.op("Add", [stored, builder.constant(offset, "exponent_offset")])
+    return builder.op("Pow", [builder.constant(_TWO, "two"), powers])
+
+
+def _repeat(scales: ir.Value, shape: tuple[int, int, int], builder: GraphBuilder) -> ir.Value:
+    """Scales ``[N, G]`` as ``[N, G * repeats]``: the kernels' blocks are smaller than ours."""
+    rows, groups, repeats = shape
+    if repeats == 1:
+        return scales
+    last_axis = builder.constant(np.array([-1], np.int64), "last_axis")
+    column = builder.op("Unsqueeze", [scales, last_axis])
+    wide = builder.op("Expand", [column, builder.constant(np.array(shape, np.int64), "shape")])
+    flat = builder.constant(np.array([rows, groups * repeats], np.int64), "shape")
+    return builder.op("Reshape", [wide, flat])
+
+
+def _kernel_block(rows: int) -> int | None:
+    """The largest power of two, 16 to 128, that divides the rows of a group."""
+    block = _MOST_BLOCK
+    while block >= _LEAST_BLOCK:
+        if rows % block == 0:
+            return block
+        block //= 2
+    return None
+
+
+def _size(value: ir.Value | None, axis: int) -> int | None:
+    size = None if value is None or value.shape is None else value.shape[axis]
+    return size if isinstance(size, int) else None
