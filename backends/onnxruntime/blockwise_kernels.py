@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.ir import DOMAIN, constant_value
+from dechaff.ir import DOMAIN, Module, constant_value
 from dechaff.passes import GraphBuilder, Rewriter
 
 from .kernels import has_kernel
@@ -151,3 +151,43 @@ def _kernel_block(rows: int) -> int | None:
 def _size(value: ir.Value | None, axis: int) -> int | None:
     size = None if value is None or value.shape is None else value.shape[axis]
     return size if isinstance(size, int) else None
+
+
+def lower_blockwise_restore(node: ir.Node, rewriter: Rewriter) -> bool:
+    """To one ``DequantizeLinear``: the scales of a short vector take less than nodes would."""
+    quantized, exponent = node.inputs
+    stored, size = constant_value(exponent), _size(quantized, 0)
+    if stored is None or size is None:
+        return False
+    powers = stored.numpy().astype(np.float32) + node.attributes["exponent_offset"].as_int()
+    scales = np.exp2(powers).astype(np.float32)
+    one = scales.size == 1
+    with rewriter.rewrite("lower-blockwise-restore", [node]) as builder:
+        scale = builder.constant(scales[0] if one else scales, "scale")
+        blocks = {} if one else {"axis": 0, "block_size": size // scales.size}
+        builder.replace(node.outputs[0], builder.op("DequantizeLinear", [quantized, scale], blocks))
+    return True
+
+
+def has_blockwise_weights(module: Module) -> bool:
+    """Whether weights of the module were compressed by blocks."""
+    return any(
+        node.domain == DOMAIN and node.op_type in ("BlockwiseMatMul", "BlockwiseGather")
+        for node in module.graph
+    )
+
+
+def drop_annotations(module: Module) -> None:
+    """Take from nodes what no runtime reads: where they come from, and shapes between them.
+
+    Some hundred bytes a node: beside weights of four bits that is one part in a hundred of a file.
+    """
+    kept = {value.name for value in module.graph.outputs}
+    for node in module.graph:
+        node.metadata_props.clear()
+        for output in node.outputs:
+            output.metadata_props.clear()
+            if output.name not in kept:
+                output.shape, output.type = None, None
+    for node in module.nodes():
+        node.metadata_props.clear()

@@ -20,11 +20,14 @@ from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shape
 from dechaff.passes import Rewriter
 
 from .blockwise_kernels import (
+    drop_annotations,
+    has_blockwise_weights,
     lower_blockwise_attention,
     lower_blockwise_function,
     lower_blockwise_gather,
     lower_blockwise_matmul,
     lower_blockwise_matmul_to_standard,
+    lower_blockwise_restore,
 )
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
 from .local_attention import lower_local_varlen_attention
@@ -70,6 +73,7 @@ _PRODUCT_LOWERINGS: tuple[NodeLowering, ...] = (lower_static_product, lower_weig
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
+    "BlockwiseRestore": lower_blockwise_restore,
     "LocalVarlenAttention": lower_local_varlen_attention,
     "MaskedVarlenAttention": lower_masked_varlen_attention,
     "Pack": lower_pack,
@@ -80,6 +84,7 @@ _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
 
 _OPENVINO_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
+    "BlockwiseRestore": lower_blockwise_restore,
     "Pack": lower_pack,
     "VarlenAttention": lower_to_grouped_attention,
 }
@@ -131,6 +136,8 @@ def lower(
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     attach_functions(lowered)  # of dialect operators that a lowering made
     _inline_dialect(lowered)
+    if has_blockwise_weights(module):
+        drop_annotations(lowered)
     if target == "openvino":
         lowered.model.metadata_props[RUNTIME_KEY] = target
     return lowered

@@ -57,7 +57,6 @@ DECLARED_HOLES = {
     },
     ("BlockwiseAttention", "onnxruntime"): "inside BlockwiseVarlenAttention only",
     ("BlockwiseQuantize", "onnxruntime"): "a few standard operators",
-    ("BlockwiseRestore", "onnxruntime"): "folded once, when the model is loaded",
     ("BlockwiseRound", "onnxruntime"): "a few standard operators",
     ("ShiftRight", "onnxruntime"): "a few standard operators",
     **{
