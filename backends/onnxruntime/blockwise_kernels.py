@@ -9,10 +9,12 @@ operators, as the runtime has no kernel for tables: float32 is faster, and close
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from dechaff.ir import DOMAIN, Module, constant_value
 from dechaff.passes import GraphBuilder, Rewriter
+from dechaff.passes.quantization.storage import packed_int4, plain
 
 from .kernels import has_kernel
 from .varlen_attention import lower_varlen_attention
@@ -40,9 +42,10 @@ def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
     bits = _BITS[tensor.dtype]
     with rewriter.rewrite("lower-blockwise-matmul", [node]) as builder:
         packed = packed_blocks(tensor.numpy().astype(np.int8), block, bits)
-        by_column = builder.op("Transpose", [_scales(node, builder)], {"perm": [1, 0]})
-        repeats = int(rows) // groups // block
-        scales = _repeat(by_column, (int(columns), groups, repeats), builder)
+        by_column = np.ascontiguousarray(exponents.numpy().astype(np.int8).T)
+        stored = _like(exponents, by_column)
+        scales = _scales(node, builder, builder.tensor(stored, "exponent"))
+        scales = _repeat(scales, groups, int(rows) // groups // block, builder)
         operands = [x, builder.constant(packed, weight.name if weight else "weight"), scales]
         attributes = {
             "K": rows,
@@ -67,7 +70,9 @@ def lower_blockwise_matmul_to_standard(node: ir.Node, rewriter: Rewriter) -> boo
         attributes = {"block_size": node.attributes["block_size"].as_int(), "bits": 8}
         rounded = builder.op("BlockwiseRound", [x], attributes, domain=DOMAIN)
         blocks = {"axis": 0, "block_size": rows // groups}
-        restored = builder.op("DequantizeLinear", [weight, _scales(node, builder)], blocks)
+        restored = builder.op(
+            "DequantizeLinear", [weight, _scales(node, builder, exponent)], blocks
+        )
         builder.replace(node.outputs[0], builder.op("MatMul", [rounded, restored]))
     return True
 
@@ -83,7 +88,7 @@ def lower_blockwise_gather(node: ir.Node, rewriter: Rewriter) -> bool:
         return False
     with rewriter.rewrite("lower-blockwise-gather", [node]) as builder:
         repeats = 2 * half_width // groups // block
-        scales = _repeat(_scales(node, builder), (rows, groups, repeats), builder)
+        scales = _repeat(_scales(node, builder, exponent), groups, repeats, builder)
         attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
         operands = [table, ids, scales]
         y = builder.op("GatherBlockQuantized", operands, attributes, domain=_CONTRIB_DOMAIN)
@@ -117,25 +122,25 @@ def lower_blockwise_attention(node: ir.Node, rewriter: Rewriter) -> bool:
     return attention is not None and lower_varlen_attention(attention, rewriter)
 
 
-def _scales(node: ir.Node, builder: GraphBuilder) -> ir.Value:
+def _scales(node: ir.Node, builder: GraphBuilder, exponent: ir.Value | None) -> ir.Value:
     """``2**(exponent + offset)``: the file holds the exponents, the runtime folds this once."""
-    exponent = node.inputs[2] if node.op_type == "BlockwiseMatMul" else node.inputs[1]
     offset = np.array(node.attributes["exponent_offset"].as_int(), np.float32)
     stored = builder.op("Cast", [exponent], {"to": ir.DataType.FLOAT})
     powers = builder.op("Add", [stored, builder.constant(offset, "exponent_offset")])
     return builder.op("Pow", [builder.constant(_TWO, "two"), powers])
 
 
-def _repeat(scales: ir.Value, shape: tuple[int, int, int], builder: GraphBuilder) -> ir.Value:
+def _like(tensor: ir.TensorProtocol, integers: npt.NDArray[np.int8]) -> ir.TensorProtocol:
+    """Integers of the tensor's type, int4 or int8."""
+    return packed_int4(integers) if tensor.dtype is ir.DataType.INT4 else plain(integers)
+
+
+def _repeat(scales: ir.Value, groups: int, repeats: int, builder: GraphBuilder) -> ir.Value:
     """Scales ``[N, G]`` as ``[N, G * repeats]``: the kernels' blocks are smaller than ours."""
-    rows, groups, repeats = shape
     if repeats == 1:
         return scales
-    last_axis = builder.constant(np.array([-1], np.int64), "last_axis")
-    column = builder.op("Unsqueeze", [scales, last_axis])
-    wide = builder.op("Expand", [column, builder.constant(np.array(shape, np.int64), "shape")])
-    flat = builder.constant(np.array([rows, groups * repeats], np.int64), "shape")
-    return builder.op("Reshape", [wide, flat])
+    places = builder.constant(np.repeat(np.arange(groups, dtype=np.int64), repeats), "groups")
+    return builder.op("Gather", [scales, places], {"axis": 1})
 
 
 def _kernel_block(rows: int) -> int | None:
