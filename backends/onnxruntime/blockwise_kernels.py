@@ -32,11 +32,12 @@ def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
     """To ``MatMulNBits``, or where that cannot be, to standard operators."""
     x, weight, exponent = node.inputs
     tensor, exponents = constant_value(weight), constant_value(exponent)
+    rows, columns, groups = _size(weight, 0), _size(weight, 1), _size(exponent, 0)
     if tensor is None or exponents is None or tensor.dtype not in _BITS:
         return lower_blockwise_matmul_to_standard(node, rewriter)
-    rows, columns = tensor.shape
-    groups = int(exponents.shape[0])
-    block = _kernel_block(int(rows) // groups)
+    if rows is None or columns is None or groups is None:
+        return lower_blockwise_matmul_to_standard(node, rewriter)
+    block = _kernel_block(rows // groups)
     if block is None or not has_kernel("MatMulNBits", _CONTRIB_DOMAIN, ir.DataType.FLOAT):
         return lower_blockwise_matmul_to_standard(node, rewriter)
     bits = _BITS[tensor.dtype]
@@ -45,8 +46,8 @@ def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
         by_column = np.ascontiguousarray(exponents.numpy().astype(np.int8).T)
         stored = _like(exponents, by_column)
         scales = _scales(node, builder, builder.tensor(stored, "exponent"))
-        scales = _repeat(scales, groups, int(rows) // groups // block, builder)
-        operands = [x, builder.constant(packed, weight.name if weight else "weight"), scales]
+        scales = _repeat(scales, groups, rows // groups // block, builder)
+        operands = [x, builder.constant(packed, tensor.name or "weight"), scales]
         attributes = {
             "K": rows,
             "N": columns,

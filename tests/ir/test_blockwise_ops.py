@@ -166,7 +166,7 @@ def test_rows_are_restored_after_they_are_gathered(leading: str, ids: list[objec
     given = {"table": table, "e": e, "ids": np.array(ids)}
     found = run_module(module(GATHER.format(leading=leading)), given)["y"]
     rows = integers * 2.0 ** (np.repeat(e, 4, axis=1) - 5.0)
-    np.testing.assert_array_equal(found, rows[ids].astype(np.float32))
+    np.testing.assert_array_equal(found, rows[np.array(ids)].astype(np.float32))
 
 
 @pytest.mark.parametrize("rows", MASKS)
