@@ -30,6 +30,7 @@ from .blockwise_kernels import (
     lower_blockwise_restore,
 )
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
+from .leading_dimension import widen_rows
 from .local_attention import lower_local_varlen_attention
 from .masked_varlen_attention import lower_masked_varlen_attention
 from .packing_kernels import lower_pack
@@ -136,6 +137,9 @@ def lower(
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     attach_functions(lowered)  # of dialect operators that a lowering made
     _inline_dialect(lowered)
+    if target == "cpu":
+        widen_rows(Rewriter(lowered))
+        common_passes.RemoveUnusedNodesPass()(lowered.model)
     if has_blockwise_weights(module):
         drop_annotations(lowered)
     if target == "openvino":
