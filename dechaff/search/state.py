@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from dechaff.backends import SessionSettings
 from dechaff.passes import Pass
 from dechaff.progress import ProgressFunction
 
@@ -26,6 +27,9 @@ class SearchState:
         settings: what was asked for.
         trials: runs variants.
         sizes: sizes at which costs are compared, by symbol.
+        session: threads, affinity and memory of what is run.
+        measured: gives a share of time by what was measured, and what measures it: it is measured
+            once, so that a search that goes on, or runs again, decides as it did.
         report: is told of the progress.
         passes: the list, with the options found so far.
         loss: loss of the module so far, on the searched part.
@@ -38,6 +42,8 @@ class SearchState:
     settings: SearchSettings
     trials: Trials
     sizes: Mapping[str, float]
+    session: SessionSettings | None
+    measured: Callable[[str, Callable[[], float]], float]
     report: ProgressFunction
     passes: list[Pass]
     loss: float
