@@ -30,11 +30,10 @@ class Edit:
         change: the options with the edit in them, made of those found so far; None where the edit
             no longer applies, since what it changes is gone.
         place: edits of one place exclude each other: once one of them is kept, the others are not
-            tried. Empty: the edit stands for itself. Where all edits of a level have one place,
-            such as the thresholds of an exit, they are tried in the order given, those that save
-            most first; else a search for speed or size finds the order.
+            tried. Empty: the edit stands for itself. Where all edits have one place, such as the
+            thresholds of an exit, they are tried in the order given, those that save most first;
+            else the search finds the order.
         kind: what the edit saves: the time that edits of one kind save is measured together.
-        repeats: whether it may be kept more than once, and takes another step each time.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Edit:
     change: Callable[[Any], Any | None]
     place: str = ""
     kind: str = ""
-    repeats: bool = False
 
 
 class Calibration(CalibrationData, Protocol):
@@ -62,11 +60,10 @@ class Approximation(Pass):
     """A pass that a search over the user's metric can drive.
 
     The search runs the passes before this one, asks it for :meth:`edits`, and tries each as
-    ``type(self)(edit.change(options))`` on a copy of the module: for accuracy level by level in the
-    order given, for speed and size those first that do least harm for what they save. It starts
-    from the options that the user wrote, keeps those edits that the metric allows, and hands the
-    module to the passes behind. A pass's options decide what it does, with the module and the
-    calibration data alone.
+    ``type(self)(edit.change(options))`` on a copy of the module, by itself; then it tries choices
+    of edits that do least harm for what they save. It starts from the options that the user wrote,
+    keeps the boldest choice that the metric allows, and hands the module to the passes behind. A
+    pass's options decide what it does, with the module and the calibration data alone.
 
     Attributes:
         levels: what the levels are called, coarse to fine.

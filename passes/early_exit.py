@@ -139,7 +139,7 @@ class EarlyExit(Approximation):
         are fitted compete with the similarity of states. Else they are some thresholds for all
         exits alike.
         """
-        if self.options.threshold != "never":
+        if self.options.threshold != "never" or not find_stacks(module.graph, Rewriter(module)):
             return []
         tried = [self.options]
         if self.options == EarlyExitOptions():

@@ -30,10 +30,8 @@ from .rewriter import Rewriter
 _NORMALIZATIONS = frozenset(
     ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"]
 )
-_FEATURE_STEPS = 8
-"""In how many steps a search gives up the inner features of a block."""
-_HEAD_STEPS = 6
-"""In how many, at most, the heads of one."""
+_SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4)
+"""Shares of the heads or inner features of a block that a search tries to give up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +138,11 @@ class Prune(Approximation):
         position = {node: index for index, node in enumerate(module.graph)}
         blocks = sorted(residual_blocks(module), key=lambda b: position[b.last], reverse=True)
         moments = second_moments(module, blocks, calibration)
-        parts = [_part_edit(block, moments[block.name]) for block in blocks]
+        parts = [edit for block in blocks for edit in _part_edits(block, moments[block.name])]
         return [
             *(edit for block in blocks for edit in _block_edits(block)),
-            *(edit for edit in parts if edit is not None and edit.level == 1),
-            *(edit for edit in parts if edit is not None and edit.level == 2),
+            *(edit for edit in parts if edit.level == 1),
+            *(edit for edit in parts if edit.level == 2),
         ]
 
 
@@ -256,41 +254,30 @@ def _kind(block: ResidualBlock) -> str:
     return "attention block" if isinstance(block, AttentionBlock) else "feed-forward block"
 
 
-def _part_edit(block: ResidualBlock, moments: Moments) -> Edit | None:
-    """Give up the next parts, those first that the others can best make up for; repeatedly."""
+def _part_edits(block: ResidualBlock, moments: Moments) -> Iterator[Edit]:
+    """Give up shares of a block's parts, those first that the others can best make up for."""
     count = _num_parts(block)
-    is_attention = isinstance(block, AttentionBlock)
-    steps = _HEAD_STEPS if is_attention else _FEATURE_STEPS
-    at_once = -(-count // steps)
-    if count <= at_once:
-        return None
-    order = tuple(order_of_least_harm(block, moments, count))
-    what, level = ("heads", 1) if is_attention else ("features", 2)
-    change = _NextParts(block.name, order, at_once, count)
-    return Edit(f"{block.name}.{what}", level, change, "", f"{at_once} {what}", repeats=True)
+    order = order_of_least_harm(block, moments, count)
+    what, level = ("heads", 1) if isinstance(block, AttentionBlock) else ("features", 2)
+    for number in dict.fromkeys(round(share * count) for share in _SHARES):
+        if 0 < number <= len(order):
+            change = _WithoutParts(block.name, tuple(order[:number]), count)
+            name = f"{number} of {count} {block.name}.{what}"
+            yield Edit(name, level, change, block.name, what)
 
 
 @dataclasses.dataclass(frozen=True)
-class _NextParts:
-    """Options with more parts of a block removed; None if the block is gone, or would be empty.
-
-    Attributes:
-        block: the block's name.
-        order: its parts, in the order in which they go.
-        at_once: how many go at once.
-        count: how many there are.
-    """
+class _WithoutParts:
+    """Options with parts of a block removed; None if the block is gone, or would be empty."""
 
     block: str
-    order: tuple[int, ...]
-    at_once: int
+    parts: tuple[int, ...]
     count: int
 
     def __call__(self, options: PruneOptions) -> PruneOptions | None:
         removal = options.removal()
-        gone = removal.parts.get(self.block, frozenset())
-        parts = [part for part in self.order if part not in gone][: self.at_once]
-        if self.block in removal.blocks or not parts or len(gone) + len(parts) >= self.count:
+        gone = removal.parts.get(self.block, frozenset()) | frozenset(self.parts)
+        if self.block in removal.blocks or len(gone) >= self.count:
             return None
-        removal = removal.with_parts(self.block, parts)
+        removal = removal.with_parts(self.block, self.parts)
         return dataclasses.replace(options, remove=str(removal), reconstruct=True)

@@ -103,7 +103,7 @@ def search(
             try:
                 PassSearch(state, index, current, least, around.inputs, serve).run()
             except OutOfTimeError:
-                complete = False
+                complete = state.complete = False
         if not _is_idle(state.passes[index]):
             apply_pass(current, state.passes[index], context=context.fresh())
     _judge_whole(state, current)
@@ -111,7 +111,7 @@ def search(
         tuple(step for step in state.passes if not _is_idle(step)),
         tuple(state.decisions),
         tuple(state.points),
-        complete,
+        state.complete,
         state.seconds,
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dechaff.backends import products_saturate
 from dechaff.ir import Module
@@ -16,12 +16,10 @@ from .savings import NOTHING, Savings, Serve, share_of_time_saved
 from .searched_inputs import SearchedInputs
 from .state import SearchState
 from .trials import Limit
+from .upgrades import Worth, chosen, upgrades
 
 _Variant = tuple[Module, Approximation]
 """The module that an edit makes, and the pass that makes it."""
-_LEAST_SAVED = 1e-9
-_STALE = -1
-"""In place of how many edits were kept when an edit was tried: it is to be tried again."""
 
 
 class PassSearch:
@@ -50,15 +48,15 @@ class PassSearch:
         step = state.passes[index]
         assert isinstance(step, Approximation)  # the caller has looked
         self._step = step
+        self._first_options = step.options
         self._least_score = least_score
         self._inputs, self._serve = inputs, serve
         self._context = PassContext(inputs, products_saturate())
         self._taken: set[str] = set()
         self._start = module.clone() if step.is_idle else self._apply(step)
-        self._base = self._start
         self._served: Module | None = None
         self._savings = Savings(self._start, state.sizes, state.settings.mode)
-        state.trials.runner.rebase(self._base)
+        state.trials.runner.rebase(self._start)
 
     def run(self) -> None:
         """Try all edits.
@@ -68,19 +66,19 @@ class PassSearch:
         """
         edits = list(self._step.edits(self._module.clone(), self._inputs))
         self._prepare(edits)
-        if self._state.settings.mode == "accuracy":
-            for _, level in itertools.groupby(edits, key=lambda edit: edit.level):
-                self._keep_what_does_not_hurt(list(level))
         if len({edit.place or edit.name for edit in edits}) == 1:
             self._keep_first_allowed(edits)
             return
-        if self._state.settings.mode != "size":
+        mode = self._state.settings.mode
+        if mode != "size":
             self._measure(edits)
-        self._keep_cheapest_first([edit for edit in edits if self._savings.saves(edit.kind)])
+        if mode == "accuracy":
+            self._keep_what_does_not_hurt([e for e in edits if not self._savings.saves(e.kind)])
+        self._keep_boldest([edit for edit in edits if self._savings.saves(edit.kind)])
 
     def _prepare(self, edits: Sequence[Edit]) -> None:
         """Let the runner keep the values from which these edits' variants go on."""
-        variants = (self._variant(edit) for edit in edits)
+        variants = (self._variant([edit]) for edit in edits)
         self._state.trials.runner.prepare(made[0] for made in variants if made is not None)
 
     def _measure(self, edits: Sequence[Edit]) -> None:
@@ -94,7 +92,7 @@ class PassSearch:
             step = type(self._step)(options)
             self._state.next_trial(f"{self._step.name}, time of {kind}")
             variant = self._apply(step)
-            self._savings.measured(kind, self._base, variant, self._share(variant, step))
+            self._savings.measured(kind, self._start, variant, self._share(variant, step))
 
     def _share(self, variant: Module, step: Pass) -> float:
         """The share of the time that a variant saves of the module that the search began with."""
@@ -109,23 +107,23 @@ class PassSearch:
         return self._state.measured(f"{self._before()},{step}", measure)
 
     def _keep_what_does_not_hurt(self, edits: Sequence[Edit]) -> None:
-        """AxFormer's rule: keep what leaves the loss no greater, in the order given."""
+        """Edits for the metric's sake alone: keep what leaves the loss no greater, in order."""
         for edit in edits:
-            kept = True
-            while kept and (made := self._variant(edit)) is not None:
-                outcome = self._try(edit, made, Limit(self._least_score, self._state.loss))
-                kept = outcome.score is not None and outcome.score >= self._least_score
-                kept = kept and outcome.loss <= self._state.loss
-                self._decide(edit, made, outcome, kept)
-                kept = kept and edit.repeats
+            made = self._variant([edit])
+            if made is None:
+                continue
+            outcome = self._try(edit.name, made, Limit(self._least_score, self._state.loss))
+            kept = outcome.score is not None and outcome.score >= self._least_score
+            self._decide(edit, made, outcome, kept and outcome.loss <= self._state.loss)
+            self._first_options = self._step.options
 
     def _keep_first_allowed(self, edits: Sequence[Edit]) -> None:
         """Alternatives, those that save most first: keep the first that the metric allows."""
         for edit in edits:
-            made = self._variant(edit)
+            made = self._variant([edit])
             if made is None:
                 continue
-            outcome = self._try(edit, made, Limit(self._least_score))
+            outcome = self._try(edit.name, made, Limit(self._least_score))
             kept = self._is_allowed(outcome) and self._is_faster(made)
             self._decide(edit, made, outcome, kept)
 
@@ -134,53 +132,58 @@ class PassSearch:
         if self._state.settings.mode == "size":
             return True
         variant, step = made
-        return self._share(variant, step) > NOTHING
+        share = self._share(variant, step)
+        return math.isnan(share) or share > NOTHING
 
-    def _keep_cheapest_first(self, edits: Sequence[Edit]) -> None:
-        """Keep the edit of least harm for what it saves, again and again.
+    def _keep_boldest(self, edits: Sequence[Edit]) -> None:
+        """Try each edit by itself; then choices of them, the boldest that the metric allows.
 
-        What an edit was worth before others were kept stands for what it is worth now, until it
-        comes to the front; then it is tried anew (lazy greedy search), and that trial ends as soon
-        as the edit is surely worse than the next one was.
+        What edits do together is not what they do one by one, so each choice is tried. The boldest
+        is found by halving, then further edits are added to it one at a time.
         """
-        heap = list(self._first_worths(edits))
-        heapq.heapify(heap)
-        kept_edits = 0
-        while heap:
-            _, number, tried_after = heapq.heappop(heap)
-            edit = edits[number]
-            made = self._variant(edit)
-            if made is None:
-                continue
-            saved = self._saved(edit, made[0])
-            is_new = tried_after == kept_edits
-            most = None if is_new or not heap else self._state.loss + _loss(heap[0][0], saved)
-            outcome = self._try(edit, made, Limit(self._least_score, most))
-            harm = _harm(outcome.loss - self._state.loss, saved)
-            if outcome.score is None and most is not None and outcome.loss > most:
-                heapq.heappush(heap, (harm, number, _STALE))
-                continue
-            allowed = self._is_allowed(outcome)
-            if allowed and not is_new and heap and harm > heap[0][0]:
-                heapq.heappush(heap, (harm, number, kept_edits))
-                continue
-            self._decide(edit, made, outcome, allowed)
-            kept_edits += allowed
-            if allowed and edit.repeats:
-                heapq.heappush(heap, (harm, number, _STALE))
-
-    def _first_worths(self, edits: Sequence[Edit]) -> Iterator[tuple[float, int, int]]:
-        """Harm, number and 0 of each edit that is allowed by itself."""
-        for number, edit in enumerate(edits):
-            made = self._variant(edit)
-            if made is None:
-                continue
-            outcome = self._try(edit, made, Limit(self._least_score))
-            if self._is_allowed(outcome):
-                harm = _harm(outcome.loss - self._state.loss, self._saved(edit, made[0]))
-                yield harm, number, 0
+        steps = upgrades(self._worths(edits))
+        kept, failed = 0, len(steps) + 1
+        while failed - kept > 1:
+            middle = (kept + failed) // 2
+            if self._keep(steps[:middle]):
+                kept = middle
             else:
-                self._decide(edit, made, outcome, kept=False)
+                failed = middle
+        best, hopeless = list(steps[:kept]), set[str]()
+        for step in steps[kept:]:
+            place = step.place or step.name
+            if place in hopeless:
+                continue
+            if self._keep([*best, step]):
+                best.append(step)
+            else:
+                hopeless.add(place)
+
+    def _worths(self, edits: Sequence[Edit]) -> Iterator[Worth]:
+        """What each edit is worth by itself, but for those that are not allowed by themselves."""
+        for edit in edits:
+            if not self._state.has_time_to_compare():
+                return
+            made = self._variant([edit])
+            if made is None:
+                continue
+            outcome = self._try(edit.name, made, Limit(self._least_score))
+            self._decide(edit, made, outcome, kept=False)
+            if outcome.score is not None and outcome.score >= self._least_score:
+                saved = self._savings.of(edit.kind, self._start, made[0])
+                yield Worth(edit, saved, outcome.loss - self._state.loss)
+
+    def _keep(self, steps: Sequence[Edit]) -> bool:
+        """Try a choice of edits, and keep it if it is allowed."""
+        edits = chosen(steps)
+        made = self._variant(edits)
+        if made is None:
+            return False
+        together = Edit(f"{len(edits)} edits, the last {steps[-1].name}", steps[-1].level, _same)
+        outcome = self._try(together.name, made, Limit(self._least_score))
+        allowed = self._is_allowed(outcome)
+        self._decide(together, made, outcome, allowed)
+        return allowed
 
     def _is_allowed(self, outcome: Outcome) -> bool:
         """Whether the metric allows it; for accuracy the loss too must be no greater, surely.
@@ -192,19 +195,18 @@ class PassSearch:
         bound = self._state.trials.original_loss - outcome.error
         return self._state.settings.mode != "accuracy" or outcome.loss <= bound
 
-    def _saved(self, edit: Edit, variant: Module) -> float:
-        return max(self._savings.of(edit.kind, self._base, variant), _LEAST_SAVED)
-
     def _before(self) -> str:
         return ",".join(map(str, self._state.passes[: self._index]))
 
-    def _variant(self, edit: Edit) -> _Variant | None:
-        """What an edit makes of the options so far; None if it no longer applies."""
-        if edit.place and edit.place in self._taken:
-            return None
-        options = edit.change(self._step.options)
-        if options is None:
-            return None
+    def _variant(self, edits: Sequence[Edit]) -> _Variant | None:
+        """What edits make of the options the search began with; None if one does not apply."""
+        options = self._first_options
+        for edit in edits:
+            if edit.place and edit.place in self._taken:
+                return None
+            options = edit.change(options)
+            if options is None:
+                return None
         step = type(self._step)(options)
         return self._apply(step), step
 
@@ -213,9 +215,9 @@ class PassSearch:
         apply_pass(variant, step, context=self._context)
         return variant
 
-    def _try(self, edit: Edit, made: _Variant, limit: Limit) -> Outcome:
+    def _try(self, name: str, made: _Variant, limit: Limit) -> Outcome:
         variant, step = made
-        self._state.next_trial(f"{step.name} {edit.name}")
+        self._state.next_trial(f"{step.name} {name}")
         tried = f"{self._before()},{step} at {limit.score:.9g} {limit.loss}"
         return self._state.trials.judge(variant, tried, limit)
 
@@ -235,18 +237,11 @@ class PassSearch:
         if not kept or outcome.score is None:
             return
         self._step = step
-        self._base = variant
         if edit.place:
             self._taken.add(edit.place)
         self._state.keep(self._index, step, edit.name, outcome.loss, outcome.score)
         self._state.trials.runner.rebase(variant)
 
 
-def _harm(loss: float, saved: float) -> float:
-    """Loss for what is saved; an edit that lowers the loss comes first if it saves much."""
-    return loss / saved if loss > 0 else loss * saved
-
-
-def _loss(harm: float, saved: float) -> float:
-    """The loss with which an edit does this harm."""
-    return harm * saved if harm > 0 else harm / saved
+def _same(options: Any) -> Any:
+    return options

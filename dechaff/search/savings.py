@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ _ROUNDS = 7
 _BATCHES = 3
 NOTHING = 0.004
 """A share of the time below which nothing is saved that could be told from noise."""
+
+_LEAST_SECONDS = 1e-3
 
 Serve = Callable[[Module], Module]
 """Makes the module that would be served of one that a pass has made."""
@@ -63,6 +66,8 @@ class Savings:
             variant: the module with the edits.
             share: of the time of ``start``, what they save.
         """
+        if math.isnan(share):
+            return  # operations have to do
         fewer = (self._count(start) - self._count(variant)) / self._whole
         useful = share > NOTHING and fewer > 0
         self._rates[kind] = share / fewer if useful else 0.0
@@ -78,7 +83,8 @@ def share_of_time_saved(
     """How much less time a variant takes than the base, as a share of the base's.
 
     The two take turns on a few batches; the median over the rounds of the ratio in each does not
-    depend on what else the machine does meanwhile, as long as that is the same for both.
+    depend on what else the machine does meanwhile, as long as that is the same for both. Not a
+    number where a batch takes so little that it cannot be told.
 
     Args:
         base: a module as it would be served.
@@ -90,8 +96,11 @@ def share_of_time_saved(
     chosen = inputs[step // 2 :: step][:_BATCHES]
     sessions = [Session(module, settings=session) for module in (base, variant)]
     for each in sessions:
-        for batch in chosen:
+        started = time.perf_counter()
+        for batch in (*chosen, *chosen):
             each.run(batch)
+    if time.perf_counter() - started < _LEAST_SECONDS * 2 * len(chosen):
+        return math.nan
     ratios: list[float] = []
     for number in range(_ROUNDS):
         seconds = [0.0, 0.0]

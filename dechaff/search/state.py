@@ -14,6 +14,9 @@ from .result import Decision, Point
 from .search_settings import SearchSettings
 from .trials import Trials
 
+_SHARE_TO_COMPARE = 0.6
+"""Of the budget."""
+
 
 class OutOfTimeError(Exception):
     """The budget is spent."""
@@ -36,6 +39,7 @@ class SearchState:
         score: its metric.
         decisions: what became of every edit.
         points: the original, and the module after each edit that was kept.
+        complete: whether every edit was tried, so far.
         started: when the search began, by ``time.perf_counter``.
     """
 
@@ -50,12 +54,19 @@ class SearchState:
     score: float
     decisions: list[Decision] = dataclasses.field(default_factory=list)
     points: list[Point] = dataclasses.field(default_factory=list)
+    complete: bool = True
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
     def seconds(self) -> float:
         """Time spent, that of earlier runs of the same search included."""
         return max(time.perf_counter() - self.started, self.trials.seconds)
+
+    def has_time_to_compare(self) -> bool:
+        """Whether to go on trying edits by themselves: some time is for trying them together."""
+        if self.seconds > _SHARE_TO_COMPARE * self.settings.budget_seconds:
+            self.complete = False
+        return self.complete
 
     def next_trial(self, name: str) -> None:
         """Say what is tried next.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,14 +32,15 @@ def searched(**settings: Any) -> SearchResult:
     return report.search
 
 
-def kept(result: SearchResult) -> list[str]:
-    return [decision.edit for decision in result.decisions if decision.kept]
+def removed(result: SearchResult) -> set[str]:
+    """Blocks that the pass list found removes whole."""
+    return set(re.findall(r"(ffn\.\d)(?=[+,}])", result.pass_list))
 
 
 def test_blocks_that_do_nothing_go_and_the_others_stay() -> None:
     result = searched(max_drop=0.02)
-    assert {"ffn.1", "ffn.3"} <= set(kept(result))
-    assert not {"ffn.0", "ffn.2"} & set(kept(result))
+    assert {"ffn.1", "ffn.3"} <= removed(result)
+    assert not {"ffn.0", "ffn.2"} & removed(result)
     assert result.complete
     assert result.held_out >= result.held_out_original - 0.06
     first, last = result.points[0], result.points[-1]
@@ -48,20 +50,21 @@ def test_blocks_that_do_nothing_go_and_the_others_stay() -> None:
 
 
 def test_the_pass_list_found_makes_the_same_model_without_a_search() -> None:
-    optimized = dechaff.optimize(MODULE.model.clone(), metric="accuracy", data=DATA, verify="off")
+    inputs = [{"x": batch["x"]} for batch in DATA[:3]]
+    given: dict[str, Any] = {"verify": "off", "calibration": inputs}
+    optimized = dechaff.optimize(MODULE.model.clone(), metric="accuracy", data=DATA, **given)
     assert optimized.report is not None
     assert optimized.report.search is not None
-    again = dechaff.optimize(
-        MODULE.model.clone(), passes=optimized.report.search.pass_list, verify="off"
-    )
+    found = optimized.report.search.pass_list
+    again = dechaff.optimize(MODULE.model.clone(), passes=found, **given)
     x = DATA[0]["x"]
     assert optimized.run({"x": x})["logits"].tobytes() == again.run({"x": x})["logits"].tobytes()
 
 
 def test_mode_accuracy_keeps_only_what_does_not_hurt() -> None:
     result = searched(mode="accuracy")
-    assert {"ffn.1", "ffn.3"} & set(kept(result))
-    assert not {"ffn.0", "ffn.2"} & set(kept(result))
+    assert {"ffn.1", "ffn.3"} & removed(result)
+    assert not {"ffn.0", "ffn.2"} & removed(result)
     assert min(point.searched for point in result.points) == result.points[0].searched
 
 
@@ -107,7 +110,7 @@ def test_the_held_out_part_is_not_searched() -> None:
 def test_unlabelled_data_is_held_to_the_original() -> None:
     data = [{"x": batch["x"]} for batch in DATA]
     result = searched(metric="cosine", data=data, max_drop=0.01)
-    assert {"ffn.1", "ffn.3"} <= set(kept(result))
+    assert {"ffn.1", "ffn.3"} <= removed(result)
     assert result.points[0].searched == pytest.approx(1.0)
     with pytest.raises(UsageError, match="needs labels"):
         searched(data=data)
