@@ -32,6 +32,8 @@ _TRIED_THRESHOLDS = {
     "patience": (1, 2, 3, 4),
 }
 """Thresholds for all exits alike that a search tries, those that save most first."""
+_MOST_SETTINGS = 16
+"""Settings of layers and thresholds that a search tries at most."""
 _PROBED_ROWS = 2048
 """Rows of data at which settings are compared at most."""
 
@@ -155,8 +157,8 @@ class EarlyExit(Approximation):
             return [_threshold_edit(self.options.criterion, value) for value in thresholds]
         best = undominated([setting for setting, _ in found])
         chosen = [(setting, options) for setting, options in found if setting in best]
-        chosen.sort(key=lambda pair: pair[0].cost)
-        return [_setting_edit(*pair) for pair in chosen if pair[0].thresholds]
+        chosen = sorted((p for p in chosen if p[0].thresholds), key=lambda pair: pair[0].cost)
+        return [_setting_edit(*pair) for pair in chosen[:: -(-len(chosen) // _MOST_SETTINGS) or 1]]
 
     def _insert(self, stack: Stack, flow: RowFlow, module: Module, rewriter: Rewriter) -> None:
         refusal = reason_against(stack, flow, module, self.options)

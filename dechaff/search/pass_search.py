@@ -65,10 +65,11 @@ class PassSearch:
             OutOfTimeError: the budget is spent; what was kept until then is kept.
         """
         edits = list(self._step.edits(self._module.clone(), self._inputs))
-        self._prepare(edits)
         if len({edit.place or edit.name for edit in edits}) == 1:
+            self._prepare(edits[:1])
             self._keep_first_allowed(edits)
             return
+        self._prepare(edits)
         mode = self._state.settings.mode
         if mode != "size":
             self._measure(edits)
