@@ -3,7 +3,7 @@
 MODEL is a folder that ``examples/finetune_sst2.py`` wrote, DATA the folder of sentences. The search
 sees the dev sentences only, and the training sentences without their labels; accuracy is that of
 the test sentences, time that of the first batches of them as they come, padded to the longest of
-each batch. Pruning is searched; ``--passes approximate,quantize-dynamic`` asks for the whole chain.
+each batch. Pruning is searched; ``--passes compress`` asks for the whole chain.
 With ``--folder`` what was searched is not searched again, so that searches can be made first
 (``--only-search``), and times be measured when the machine is quiet.
 """
