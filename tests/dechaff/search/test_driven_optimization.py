@@ -233,7 +233,7 @@ def test_exits_are_tried_from_the_boldest_threshold_on() -> None:
     result = searched(model=module, metric="cosine", data=data, max_drop=0.2, passes=passes)
     scores = [decision.score for decision in result.decisions]
     assert [decision.kept for decision in result.decisions] == [False] * (len(scores) - 1) + [True]
-    layers = [float(decision.edit.split()[0]) for decision in result.decisions]
+    layers = [float(decision.edit.split()[3]) for decision in result.decisions]
     assert layers == sorted(layers)
     assert "threshold=" in result.pass_list
     assert "early-exit" not in str([str(step) for step in result.points[0].passes])
