@@ -34,7 +34,7 @@ _TRIED_THRESHOLDS = {
 """Thresholds for all exits alike that a search tries, those that save most first."""
 _MOST_SETTINGS = 16
 """Settings of layers and thresholds that a search tries at most."""
-_PROBED_ROWS = 2048
+_PROBED_ROWS = 1024
 """Rows of data at which settings are compared at most."""
 
 
