@@ -16,6 +16,7 @@ from dechaff.command_line import cli
 from dechaff.ir import UsageError
 from dechaff.search import SearchResult
 from tests.dechaff.search.toy_models import batches, classifier
+from tests.model_runner import run_module
 from tests.passes.exit_graphs import encoder
 from tests.passes.rewrite_checks import module_from
 
@@ -248,3 +249,21 @@ def test_a_pass_that_is_not_searched_counts_in_the_result_and_not_in_the_origina
     assert smallest is not None
     assert first is not None
     assert smallest < 0.5 * first
+
+
+def test_the_whole_chain_is_one_list() -> None:
+    module = module_from(encoder(3))
+    generator = np.random.default_rng(0)
+    mask = np.arange(5) < generator.integers(1, 6, (240, 1))
+    x = generator.standard_normal((240, 5, 4)).astype(np.float32)
+    labels = run_module(module, {"x": x, "mask": mask})["logits"].argmax(axis=1)
+    data = [
+        {"x": x[n : n + 16], "mask": mask[n : n + 16], "labels": labels[n : n + 16]}
+        for n in range(0, 240, 16)
+    ]
+    result = searched(model=module, data=data, max_drop=0.3, passes="compress")
+    assert "quantize-dynamic,early-exit{" in result.pass_list
+    assert any("fit heads" in decision.edit for decision in result.decisions)
+    assert "prune{remove=" in result.pass_list
+    assert result.points[-1].name == "all passes"
+    assert result.points[-1].searched >= result.points[0].searched - 0.3
