@@ -78,7 +78,8 @@ def search(
     """Search over the approximate passes of a list, one after the other, in its order.
 
     Each may use up its share of the allowed drop, and what those before it left: the first of two
-    half of it, the second all. Passes that cannot save what the mode wants are not searched.
+    half of it, the second all; likewise of the budget. Passes that cannot save what the mode wants
+    are not searched.
 
     Args:
         module: the imported model, tidy; it is not changed.
@@ -94,16 +95,16 @@ def search(
     searchable = _searchable(passes, settings.mode)
     state = _begin(module, passes, data, metric, settings, around)
     context = PassContext(around.inputs, products_saturate())
-    current, complete = module.clone(), True
+    current = module.clone()
     for index in range(len(passes)):
-        if index in searchable and complete:
-            share = (searchable.index(index) + 1) / len(searchable)
+        share = (searchable.index(index) + 1) / len(searchable) if index in searchable else 0.0
+        if share and state.allow(share):
             least = state.points[0].searched - share * settings.allowed_drop
             serve = functools.partial(_serve, state.passes[index + 1 :], context, around)
             try:
                 PassSearch(state, index, current, least, around.inputs, serve).run()
             except OutOfTimeError:
-                complete = state.complete = False
+                state.complete = False
         if not _is_idle(state.passes[index]):
             apply_pass(current, state.passes[index], context=context.fresh())
     _judge_whole(state, current)

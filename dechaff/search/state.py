@@ -40,6 +40,7 @@ class SearchState:
         decisions: what became of every edit.
         points: the original, and the module after each edit that was kept.
         complete: whether every edit was tried, so far.
+        allowed_seconds: when the pass that is searched has to be done, of the time spent.
         started: when the search began, by ``time.perf_counter``.
     """
 
@@ -55,6 +56,8 @@ class SearchState:
     decisions: list[Decision] = dataclasses.field(default_factory=list)
     points: list[Point] = dataclasses.field(default_factory=list)
     complete: bool = True
+    allowed_seconds: float = 0.0
+    _began: float = 0.0
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
@@ -62,21 +65,32 @@ class SearchState:
         """Time spent, that of earlier runs of the same search included."""
         return max(time.perf_counter() - self.started, self.trials.seconds)
 
+    def allow(self, share: float) -> bool:
+        """Let the next pass be searched until this share of the budget is spent.
+
+        Returns:
+            Whether any of it is left.
+        """
+        self._began = self.seconds
+        self.allowed_seconds = share * self.settings.budget_seconds
+        self.complete = self.complete and self.seconds < self.allowed_seconds
+        return self.seconds < self.allowed_seconds
+
     def has_time_to_compare(self) -> bool:
         """Whether to go on trying edits by themselves: some time is for trying them together."""
-        if self.seconds > _SHARE_TO_COMPARE * self.settings.budget_seconds:
-            self.complete = False
-        return self.complete
+        share = (self.seconds - self._began) / max(1e-9, self.allowed_seconds - self._began)
+        self.complete = self.complete and share < _SHARE_TO_COMPARE
+        return share < _SHARE_TO_COMPARE
 
     def next_trial(self, name: str) -> None:
         """Say what is tried next.
 
         Raises:
-            OutOfTimeError: the budget is spent.
+            OutOfTimeError: the time of this pass is spent.
         """
-        budget = self.settings.budget_seconds
-        if self.seconds > budget:
+        if self.seconds > self.allowed_seconds:
             raise OutOfTimeError
+        budget = self.settings.budget_seconds
         kept = len(self.points) - 1
         text = f"{name}; so far {self.score:.4f} with {kept} edits"
         self.report(int(self.seconds), int(budget), text)
