@@ -128,7 +128,7 @@ class HardAttention(Approximation):
     @property
     def is_idle(self) -> bool:
         """Whether no attention is chosen."""
-        return self.options.layers == "none"
+        return bool(self.options.layers == "none")
 
     def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
         """One attention more each, from the last to the first, where the options leave some out."""

@@ -23,7 +23,7 @@ class Attention(nn.Module):
         """Float[B, S, D]; ``mask`` is bool[B, K], true where a key counts."""
 
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (_HEADS, -1)).transpose(1, 2)
+            return x.reshape(*x.shape[:2], _HEADS, WIDTH // _HEADS).transpose(1, 2)
 
         keys = None if mask is None else mask[:, None, None, :]
         found = nn.functional.scaled_dot_product_attention(
