@@ -83,6 +83,9 @@ def depth_table(model: str, figures: Mapping[int, Any]) -> tuple[bool, str]:
             _row(step, [f"{item['steps'].get(step, 0.0):.2f}" for item in figures.values()])
             for step in steps
         ),
+        _row(
+            "one layer before, cold", [f"{item['cold_seconds']:.2f}" for item in figures.values()]
+        ),
         _row("all", [f"{item['seconds']:.2f}" for item in figures.values()]),
         _row("ms per layer", [f"{milliseconds:.0f}" for milliseconds in per_layer]),
         _row("peak MiB", [f"{item['peak_bytes'] / 2**20:.0f}" for item in figures.values()]),

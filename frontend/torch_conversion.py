@@ -27,6 +27,7 @@ from dechaff.ir import (
 )
 
 from .exporter_metadata import record_module_paths
+from .exporter_optimization import optimize_export
 from .exporter_repairs import repair_exports
 from .torch_arguments import (
     Arguments,
@@ -82,8 +83,10 @@ def _convert(
             grouped_heads_declared(program),
         ):
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=WORKING_OPSET, verbose=False
+                program, dynamo=True, opset_version=WORKING_OPSET, verbose=False, optimize=False
             )
+            if exported is not None:
+                optimize_export(exported.model)
     except Exception as error:
         with quiet():
             failure = conversion_failure(name, program, WORKING_OPSET, error)

@@ -80,6 +80,13 @@ def _same_for_all(value: ir.Value | None) -> ir.Value | None:
     return source if own is not None and wide is not None and own[1:] == wide[1:] else None
 
 
+def _is_for_all(value: ir.Value | None) -> bool:
+    """Whether a summand is broadcast over all heads of all rows."""
+    if value is None or value.shape is None:
+        return False
+    return len(value.shape) < 3 or value.shape[0] == 1
+
+
 def _fits(states: ir.Value, table: ir.Value) -> bool:
     """Whether the table's heads are those of the states ``[B, H, S, d]``."""
     own, heads = shape_expressions(states), shape_expressions(table)
@@ -87,13 +94,15 @@ def _fits(states: ir.Value, table: ir.Value) -> bool:
 
 
 def unfold_sum_of_scores(node: ir.Node, _: Rewriter) -> Replacement | None:
-    """A sum of folded scores ``[B * H, S, T]`` that is split again: added unfolded."""
+    """A sum of folded scores or masks ``[B * H, S, T]`` that is split again: added unfolded.
+
+    What is ``[1, S, T]``, as the causal mask of ``nn.TransformerEncoder``, is the same for all.
+    """
     folded, split = node.inputs[0], node.outputs[0]
     step = made_by(folded, "Add", "Sub")
     if step is None or folded is None or rank(split) != 4 or not splits(folded, split):
         return None
-    folded_operands = [operand for operand in step.inputs if (rank(operand) or 3) > 2]
-    sources = [unfolded(operand) for operand in folded_operands]  # the others are the same for all
+    sources = [unfolded(operand) for operand in step.inputs if not _is_for_all(operand)]
     readers = [user for user, _ in folded.uses() if not is_op(user, "Shape")]
     if readers != [node] or folded.is_graph_output():
         return None

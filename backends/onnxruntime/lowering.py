@@ -20,6 +20,7 @@ from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shape
 from dechaff.passes import Rewriter
 
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
+from .leading_dimension import widen_rows
 from .local_attention import lower_local_varlen_attention
 from .masked_varlen_attention import lower_masked_varlen_attention
 from .packing_kernels import lower_pack
@@ -115,6 +116,9 @@ def lower(
     if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     _inline_dialect(lowered)
+    if target == "cpu":
+        widen_rows(Rewriter(lowered))
+        common_passes.RemoveUnusedNodesPass()(lowered.model)
     if target == "openvino":
         lowered.model.metadata_props[RUNTIME_KEY] = target
     return lowered

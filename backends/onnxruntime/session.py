@@ -149,6 +149,13 @@ def _failure(source: str, error: Exception) -> Exception:
     return MemoryError(text) if is_out_of_memory(error) else RuntimeFailedError(text)
 
 
+def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:
+    """A copy of the tensor. The tensor itself stays open: the module shares it with the copy."""
+    return ir.Tensor(
+        np.array(tensor.numpy()), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name
+    )
+
+
 def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Arrays, str | None]:
     """The serialized model with its larger weights declared external, and where they are.
 
@@ -168,7 +175,7 @@ def _without_weights(module: Module, *, declare_inputs: bool) -> tuple[bytes, Ar
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _SHARED_WEIGHT_BYTES or not _is_plain(tensor.dtype):
             if isinstance(tensor, ir.ExternalTensor):  # the runtime would look for its file
-                value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
+                value.const_value = _in_memory(tensor)
             continue
         if isinstance(tensor, ir.ExternalTensor) and os.fspath(tensor.base_dir) == folder:
             continue

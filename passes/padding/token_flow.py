@@ -13,6 +13,7 @@ import onnx_ir as ir
 from dechaff.ir import Module, constant_value
 from dechaff.passes.matching import (
     ancestors,
+    permutation,
     rank,
     scalar,
     used_only_by,
@@ -277,10 +278,21 @@ class _Walk:
 
 
 def _is_start(node: ir.Node, mask: ir.Value) -> bool:
-    """Whether dense work begins here: a product with weights, or a normalization."""
+    """Whether dense work begins here: a product with weights, or a normalization.
+
+    Or the ``Transpose`` before it of a model that computes on ``[sequence, batch, ...]``.
+    """
+    layout = leading_layout(node.inputs[0] if node.inputs else None, mask)
+    if node.domain != "" or layout is None or layout.rank < 3:
+        return False
+    if node.op_type == "Transpose":
+        return (permutation(node) or ())[:2] == (1, 0) and any(
+            _is_dense(user) for user, index in node.outputs[0].uses() if index == 0
+        )
+    return _is_dense(node)
+
+
+def _is_dense(node: ir.Node) -> bool:
     if node.domain != "" or node.op_type not in _STARTS:
         return False
-    if node.op_type == "MatMul" and constant_value(node.inputs[1]) is None:
-        return False
-    layout = leading_layout(node.inputs[0], mask)
-    return layout is not None and layout.rank >= 3
+    return node.op_type != "MatMul" or constant_value(node.inputs[1]) is not None

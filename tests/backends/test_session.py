@@ -63,6 +63,17 @@ def test_weights_of_a_file_are_found_from_any_folder(size: int, tmp_path: pathli
     np.testing.assert_array_equal(Session(module).run({"x": x})["y"], expected)
 
 
+def test_a_file_of_weights_that_is_read_elsewhere_stays_open(tmp_path: pathlib.Path) -> None:
+    module = with_weight(4)
+    ir.save(module.model, tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    module.model = ir.load(tmp_path / "m.onnx")
+    weight = module.graph.initializers["w"].const_value
+    assert weight is not None
+    view = weight.numpy()
+    found = Session(module, graph_optimizations=False).run({"x": np.ones((1, 4), np.float32)})
+    np.testing.assert_allclose(found["y"][0], view.sum(axis=0), rtol=1e-6)
+
+
 def test_weights_may_lie_in_several_folders_and_in_memory(tmp_path: pathlib.Path) -> None:
     module = parse(
         """<ir_version: 10, opset_import: ["" : 23]>

@@ -73,3 +73,39 @@ def test_a_table_repeated_along_another_axis_stays() -> None:
     )
     after, _ = run_pass(Canonicalize(), module_from(text))
     assert "Tile" in [node.op_type for node in after.graph]
+
+
+FOLDED_MASKS = """
+    g (float[B,S] padding, float[S,S] causal, float[4,S,S] other) => (float[B,2,S,S] y)
+    <int64[1] one = {1}, int64[1] two = {2}, int64[1] axes = {0}>
+    {
+        batch = Shape <end = 1> (padding)
+        length = Shape <start = 1, end = 2> (padding)
+        all = Mul (batch, two)
+        apart = Concat <axis = 0> (batch, one, one, length)
+        keys = Reshape (padding, apart)
+        heads = Concat <axis = 0> (batch, two, one, length)
+        repeated = Expand (keys, heads)
+        folded = Concat <axis = 0> (all, one, length)
+        folded_keys = Reshape (repeated, folded)
+        pairs = Unsqueeze (causal, axes)
+        sum = Add (pairs, folded_keys)
+        split = Concat <axis = 0> (batch, two, length, length)
+        y = Reshape (sum, split)
+    }
+"""
+
+
+def test_a_mask_that_is_the_same_for_all_is_added_unfolded() -> None:
+    before = module_from(FOLDED_MASKS)
+    after, record = run_pass(Canonicalize(), before)
+    assert "unfold-sum-of-scores" in [rewrite.rule for rewrite in record.rewrites]
+    (sum_node,) = (node for node in after.graph if node.op_type == "Add")
+    assert [rank(value) for value in sum_node.outputs] == [4]
+    check_numbers(Canonicalize.numerics, before, after)
+
+
+def test_a_mask_for_every_head_of_every_row_stays_folded() -> None:
+    text = FOLDED_MASKS.replace("Add (pairs,", "Add (other,")
+    _, record = run_pass(Canonicalize(), module_from(text))
+    assert "unfold-sum-of-scores" not in [rewrite.rule for rewrite in record.rewrites]

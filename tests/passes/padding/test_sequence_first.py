@@ -52,3 +52,21 @@ def test_merged_tokens_that_stay_padded_are_packed_behind(mask: str) -> None:
     )
     before, after, _ = remove_padding(text)
     check_on_mask(before, after, np.array(MASKS[mask], bool))
+
+
+DENSE_FIRST = SEQUENCE_FIRST.replace(
+    """n = LayerNormalization <axis = -1> (x, gamma)
+        turned = Transpose <perm = [1, 0, 2]> (n)
+        merged = Reshape (turned, rows)""",
+    """turned = Transpose <perm = [1, 0, 2]> (x)
+        product = MatMul (turned, w)
+        merged = Reshape (product, rows)""",
+)
+
+
+@pytest.mark.parametrize("mask", ["right", "left", "interleaved", "an empty row", "one token"])
+def test_the_first_product_runs_packed_where_the_inputs_are_turned(mask: str) -> None:
+    before, after, _ = remove_padding(DENSE_FIRST)
+    (pack,) = (node for node in after.graph if node.op_type == "Pack")
+    assert pack.inputs[0] is after.graph.inputs[0]
+    check_on_mask(before, after, np.array(MASKS[mask], bool))

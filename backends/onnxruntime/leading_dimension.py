@@ -1,0 +1,156 @@
+"""Wider feed-forward layers, where rows of a multiple of 4096 bytes would share a cache set.
+
+A first-level cache of 64 sets gives addresses that are 4096 bytes apart the same set. ONNX
+Runtime's product reads up to twelve rows of its left operand at a time, and a set holds eight or
+twelve lines: rows of 3072 floats drive each other out. Measured on one core at 64 and 614 rows, a
+product of [3072, 768] takes 1.17 to 1.21 times as long as one of [3088, 768], [4096, 1024] 1.13 to
+1.15 times as long as [4112, 1024], and [2048, 768] 1.10 times. So the hidden width of a
+feed-forward layer is made one cache line wider, by zero columns in the weights before it and zero
+rows in those after it: what BLAS users do to the leading dimension of a matrix. The result is the
+same to the bit: the products only add zeros. What lies between them must be elementwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from dechaff.ir import constant_value
+from dechaff.passes import Rewriter
+from dechaff.passes.matching import sizes_of
+
+_RULE = "widen-rows"
+_SET_STRIDE = 4096
+"""Bytes between two addresses of one set: 64 sets of lines of 64 bytes."""
+_PADDING = 16
+"""Elements of float32 in a cache line."""
+
+_ELEMENTWISE = frozenset(
+    {
+        "Add",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "Mul",
+        "Neg",
+        "QuickGelu",
+        "Relu",
+        "Sigmoid",
+        "Softplus",
+        "Sub",
+        "Swish",
+        "Tanh",
+    }
+)
+"""Operators, of ONNX or of the runtime, that are finite wherever their operands are near zero."""
+
+
+def widen_rows(rewriter: Rewriter) -> int:
+    """Widen each feed-forward layer whose rows would share a cache set; say how many there were."""
+    products = [node for node in rewriter.module.nodes() if _weight(node) is not None]
+    return sum(_widen(node, rewriter) for node in products)
+
+
+def _widen(product: ir.Node, rewriter: Rewriter) -> bool:
+    tensor, hidden = _weight(product), product.inputs[0]
+    if tensor is None or hidden is None or not _is_private(product.inputs[1]):
+        return False
+    width = sizes_of(tensor)[0]
+    if width * tensor.dtype.itemsize % _SET_STRIDE:
+        return False
+    region = _between(hidden, width)
+    if region is None:
+        return False
+    values = {output for node in region for output in node.outputs}
+    if any(value.is_graph_output() for value in values):
+        return False
+    if any(user not in region and user is not product for v in values for user, _ in v.uses()):
+        return False
+    with rewriter.rewrite(_RULE, [product]) as builder:
+        product.replace_input_with(1, builder.tensor(_padded(tensor, 0), "weight"))
+        for node in region:
+            for index, constant in _constants(node, width):
+                wider = builder.tensor(_padded(constant, len(constant.shape) - 1), "weight")
+                node.replace_input_with(index, wider)
+            output = node.outputs[0]
+            if output.shape is not None:
+                output.shape = ir.Shape([*output.shape.dims[:-1], width + _PADDING])
+    return True
+
+
+def _between(hidden: ir.Value, width: int) -> dict[ir.Node, None] | None:
+    """The nodes from the products that make ``hidden`` to it; None if one is of another kind."""
+    region: dict[ir.Node, None] = {}
+    waiting = [hidden]
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None:
+            return None
+        if node in region:
+            continue
+        region[node] = None
+        if _weight(node) is not None:
+            if not _is_private(node.inputs[1]):
+                return None
+            continue
+        if node.op_type not in _ELEMENTWISE or len(node.outputs) != 1:
+            return None
+        for value in node.inputs:
+            if value is None or not _has_width(value, width):
+                return None
+            if constant_value(value) is None:
+                waiting.append(value)
+    return region if any(_weight(node) is not None for node in region) else None
+
+
+def _has_width(value: ir.Value, width: int) -> bool:
+    """Whether it is a scalar constant, a constant vector, or computed, with rows of ``width``."""
+    if constant_value(value) is not None:
+        sizes = tuple(value.shape.dims) if value.shape is not None else None
+        return value.dtype is ir.DataType.FLOAT and sizes in ((), (1,), (width,))
+    return value.shape is not None and len(value.shape) > 0 and value.shape[-1] == width
+
+
+def _weight(node: ir.Node) -> ir.TensorProtocol | None:
+    """The constant right operand of a product of float32 matrices, not transposed."""
+    if node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
+        return None
+    if any(
+        node.attributes[name].as_int() for name in ("transA", "transB") if name in node.attributes
+    ):
+        return None
+    tensor = constant_value(node.inputs[1])
+    if tensor is None or tensor.dtype is not ir.DataType.FLOAT or len(tensor.shape) != 2:
+        return None
+    return tensor
+
+
+def _constants(node: ir.Node, width: int) -> Iterator[tuple[int, ir.TensorProtocol]]:
+    """The constants of a node that are as wide as the rows, each with the index of the operand."""
+    for index, value in enumerate(node.inputs):
+        tensor = constant_value(value)
+        if tensor is not None and len(tensor.shape) > 0 and tensor.shape[-1] == width:
+            yield index, tensor
+
+
+def _is_private(value: ir.Value | None) -> bool:
+    """Whether one node reads the constant: a second one would keep its own copy in the file."""
+    return value is not None and not value.is_graph_output() and len(value.uses()) == 1
+
+
+def _padded(tensor: ir.TensorProtocol, axis: int) -> ir.LazyTensor:
+    """The tensor with zeros behind it along an axis, made when it is read."""
+    sizes = sizes_of(tensor)
+    widths = [(0, _PADDING if place == axis else 0) for place in range(len(sizes))]
+    shape = ir.Shape([size + sum(width) for size, width in zip(sizes, widths, strict=True)])
+
+    def padded() -> ir.TensorProtocol:
+        return ir.tensor(np.pad(tensor.numpy(), widths), dtype=tensor.dtype)
+
+    return ir.LazyTensor(padded, dtype=tensor.dtype, shape=shape)
