@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ _CALIBRATION_SENTENCES = 256
 def measure_accuracy(
     checkpoint: pathlib.Path, data: pathlib.Path, pass_lists: Sequence[str]
 ) -> Iterator[str]:
-    """A line for each pass list: accuracy on ``dev.tsv``, and closeness to the first one.
+    """A line for each pass list: accuracy on ``dev.tsv``, closeness to the first one, and size.
 
     Calibration sentences come from ``train.tsv``; the labels of none of them are looked at.
 
@@ -43,8 +44,9 @@ def measure_accuracy(
     calibration = list(_batches(tokenizer, typical[:_CALIBRATION_SENTENCES], _BATCH // 2))
     example = {name: torch.from_numpy(array) for name, array in batches[0].items()}
     first: Array | None = None
-    yield "| passes | accuracy | same answers | relative error of logits |"
-    yield "| --- | ---: | ---: | ---: |"
+    yield "| passes | accuracy | same answers | error of logits | MB on disk | times smaller |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    first_size = 0
     for passes in pass_lists:
         optimized = dechaff.optimize(
             model, example, passes=passes, verify="off", progress=False, calibration=calibration
@@ -54,9 +56,20 @@ def measure_accuracy(
         accuracy = float((logits.argmax(axis=1) == labels).mean())
         same = float((logits.argmax(axis=1) == first.argmax(axis=1)).mean())
         error = float(np.linalg.norm(logits - first) / np.linalg.norm(first))
-        yield f"| `{passes}` | {accuracy:.2%} | {same:.2%} | {error:.4f} |"
+        size = _size_on_disk(optimized)
+        first_size = first_size or size
+        yield (
+            f"| `{passes}` | {accuracy:.2%} | {same:.2%} | {error:.4f} | {size / 1e6:.2f} "
+            f"| {first_size / size:.3f} |"
+        )
         assert optimized.report is not None  # optimize() always gives one
         yield from (f"  {note}" for note in optimized.report.notes if "GPTQ" in note)
+
+
+def _size_on_disk(optimized: dechaff.OptimizedModel) -> int:
+    with tempfile.TemporaryDirectory(prefix="dechaff-benchmark-") as folder:
+        optimized.save(pathlib.Path(folder) / "model.onnx")
+        return sum(file.stat().st_size for file in pathlib.Path(folder).iterdir())
 
 
 def _batches(tokenizer: Any, sentences: Sequence[str], size: int) -> Iterator[Inputs]:

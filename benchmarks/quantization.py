@@ -37,6 +37,10 @@ _PASS_LISTS = (
     "default,quantize-weights{bits=4,method=gptq}",
     "default,quantize-weights{bits=3}",
     "default,quantize-weights{bits=3,method=gptq}",
+    "default,quantize-blockwise",
+    "default,quantize-blockwise{method=gptq}",
+    "default,quantize-blockwise{group=0}",
+    "default,quantize-blockwise{group=0,method=gptq}",
 )
 
 

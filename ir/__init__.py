@@ -3,6 +3,10 @@
 from . import (  # noqa: F401  (declares the dialect's operators)
     activation_ops,
     attention_ops,
+    blockwise_attention_ops,
+    blockwise_function_ops,
+    blockwise_ops,
+    blockwise_weight_ops,
     exit_ops,
     normalization_ops,
     packing_ops,

@@ -17,6 +17,7 @@ from .lower_einsum import LowerEinsum
 from .merge_qkv import MergeQkv
 from .pass_base import Pass
 from .prune import Prune
+from .quantize_blockwise import QuantizeBlockwise
 from .quantize_dynamic import QuantizeDynamic
 from .quantize_static import QuantizeStatic
 from .quantize_weights import QuantizeWeights
@@ -42,6 +43,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeDynamic,
     QuantizeStatic,
     QuantizeWeights,
+    QuantizeBlockwise,
     ConvertPrecision,
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""

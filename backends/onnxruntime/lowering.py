@@ -19,6 +19,16 @@ from dechaff.backends.openvino.grouped_attention import lower_to_grouped_attenti
 from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
 from dechaff.passes import Rewriter
 
+from .blockwise_kernels import (
+    drop_annotations,
+    has_blockwise_weights,
+    lower_blockwise_attention,
+    lower_blockwise_function,
+    lower_blockwise_gather,
+    lower_blockwise_matmul,
+    lower_blockwise_matmul_to_standard,
+    lower_blockwise_restore,
+)
 from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
 from .leading_dimension import widen_rows
 from .local_attention import lower_local_varlen_attention
@@ -47,6 +57,12 @@ NodeLowering = Callable[[ir.Node, Rewriter], bool]
 
 _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
     "BiasGelu": lower_bias_gelu,
+    "BlockwiseGather": lower_blockwise_gather,
+    "BlockwiseGelu": lower_blockwise_function,
+    "BlockwiseLayerNormalization": lower_blockwise_function,
+    "BlockwiseMatMul": lower_blockwise_matmul,
+    "BlockwiseSoftmax": lower_blockwise_function,
+    "BlockwiseVarlenAttention": lower_blockwise_attention,
     "QuantizePerTensor": lower_quantize_per_tensor,
     "QuantizePerToken": lower_quantize_per_token,
     "QuantizedMatMul": lower_quantized_matmul,
@@ -57,6 +73,8 @@ _PRODUCT_LOWERINGS: tuple[NodeLowering, ...] = (lower_static_product, lower_weig
 """Of standard products with quantized operands, to contrib operators; for ``cpu`` only."""
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
+    "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
+    "BlockwiseRestore": lower_blockwise_restore,
     "LocalVarlenAttention": lower_local_varlen_attention,
     "MaskedVarlenAttention": lower_masked_varlen_attention,
     "Pack": lower_pack,
@@ -66,6 +84,8 @@ _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
 
 
 _OPENVINO_LOWERINGS: dict[str, NodeLowering] = {
+    "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
+    "BlockwiseRestore": lower_blockwise_restore,
     "Pack": lower_pack,
     "VarlenAttention": lower_to_grouped_attention,
 }
@@ -115,10 +135,13 @@ def lower(
             add_bias_in_product(node, rewriter)
     if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
+    attach_functions(lowered)  # of dialect operators that a lowering made
     _inline_dialect(lowered)
     if target == "cpu":
         widen_rows(Rewriter(lowered))
         common_passes.RemoveUnusedNodesPass()(lowered.model)
+    if has_blockwise_weights(module):
+        drop_annotations(lowered)
     if target == "openvino":
         lowered.model.metadata_props[RUNTIME_KEY] = target
     return lowered

@@ -42,7 +42,7 @@ def lower_weight_product(node: ir.Node, rewriter: Rewriter) -> bool:
         name = maker.inputs[0].name if maker.inputs[0] is not None else None
         operands = [
             x,
-            builder.constant(_packed(integers, block, bits), name or "weight"),
+            builder.constant(packed_blocks(integers, block, bits), name or "weight"),
             builder.constant(np.ascontiguousarray(scale.numpy().T), "weight_scale"),
         ]
         attributes = {
@@ -58,7 +58,7 @@ def lower_weight_product(node: ir.Node, rewriter: Rewriter) -> bool:
     return True
 
 
-def _packed(integers: npt.NDArray[np.int8], block: int, bits: int) -> npt.NDArray[np.uint8]:
+def packed_blocks(integers: npt.NDArray[np.int8], block: int, bits: int) -> npt.NDArray[np.uint8]:
     """int8[K, N] as the kernel's uint8[N, number of blocks, bytes of a block], shifted from 0."""
     rows, columns = integers.shape
     shifted = (integers.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)

@@ -33,6 +33,11 @@ REFERENCE_ONLY = {
         ("TopKMask", "TopKVarlenAttention"),
         "to know the best keys takes all scores: nothing is saved by another form",
     ),
+    **dict.fromkeys(
+        ("BlockwiseQuantize", "BlockwiseRound", "ShiftRight"),
+        "a few walks over memory; no runtime here has a kernel for it",
+    ),
+    "BlockwiseAttention": "stands in the reference function of BlockwiseVarlenAttention only",
     "TokenLayout": "a few operations on [B, S] integers, once per model",
     "SkipLayerNormalization": "the runtime's own takes five times as long as its parts",
     "BiasSkipLayerNormalization": "the same; and its bias goes into the product before it",

@@ -19,6 +19,20 @@ EXIT_OPERATORS = (
     "TokenSummary",
 )
 
+BLOCKWISE_OPERATORS = (
+    "BlockwiseAttention",
+    "BlockwiseGather",
+    "BlockwiseGelu",
+    "BlockwiseLayerNormalization",
+    "BlockwiseMatMul",
+    "BlockwiseQuantize",
+    "BlockwiseRestore",
+    "BlockwiseRound",
+    "BlockwiseSoftmax",
+    "BlockwiseVarlenAttention",
+    "ShiftRight",
+)
+
 DECLARED_HOLES = {
     ("LocalVarlenAttention", "tvm"): "runs as its reference function, which pads",
     ("MaskedVarlenAttention", "tvm"): "the same",
@@ -37,6 +51,14 @@ DECLARED_HOLES = {
     ("QuantizePerTensor", "tvm"): "generated code has no integer products yet",
     ("QuantizePerToken", "tvm"): "the same",
     ("QuantizedMatMul", "tvm"): "the same",
+    **{
+        (op, "tvm"): "tables and shifts run as their reference functions"
+        for op in BLOCKWISE_OPERATORS
+    },
+    ("BlockwiseAttention", "onnxruntime"): "inside BlockwiseVarlenAttention only",
+    ("BlockwiseQuantize", "onnxruntime"): "a few standard operators",
+    ("BlockwiseRound", "onnxruntime"): "a few standard operators",
+    ("ShiftRight", "onnxruntime"): "a few standard operators",
     **{
         (op, backend): "a few standard operators on small tensors, once for each exit"
         for op in EXIT_OPERATORS
