@@ -1,13 +1,14 @@
 """Every Transformer family through TVM's code for the CPU, compared with the original.
 
-``python -m benchmarks.compiled_coverage`` prints a line for each family, packed and dense, and goes
-on where it was stopped. ``--families BERT,Llama`` picks some.
+``python -m benchmarks.compiled_coverage`` prints a line for each family, packed and dense, goes on
+where it was stopped, and writes ``docs/compiled.md``. ``--families BERT,Llama`` picks some.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import tempfile
@@ -22,11 +23,27 @@ from dechaff.model_import import batches_of, example_cases
 from dechaff.passes import parse_pass_list, run_passes
 from dechaff.reference import Reference
 from dechaff.verification import verify_result, weakest_numerics
+from dechaff.versions import package_versions
 
 PASS_LISTS = {"packed": "default", "dense": "default,-remove-padding"}
 """With padding removed where it can be, and with it kept."""
 
 _RESULTS = pathlib.Path("build/compiled_coverage.jsonl")
+_PAGE = pathlib.Path("docs/compiled.md")
+
+_HEAD = """# Families through generated code
+
+Written by `make compiled`: the small model of each family of [the coverage matrix](coverage.md),
+optimized, compiled by TVM for `llvm` without a tuning log, and compared with the original in ONNX
+Runtime on generated inputs (ragged lengths, one row, one token, a row of padding alone).
+*packed* is the pass list `default`, *dense* is `default,-remove-padding`. An error is the largest
+absolute one of all outputs and inputs. dechaff {dechaff}, TVM {tvm}, ONNX Runtime {onnxruntime}.
+
+{equal} of {count} are equal within their tolerance.
+
+| family | form | largest error | verdict |
+|---|---|---|---|
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +113,42 @@ def main() -> None:
         _RESULTS.unlink(missing_ok=True)
     done = _RESULTS.read_text().splitlines() if _RESULTS.exists() else []
     known = {json.loads(line)["family"] for line in done}
-    for family in FAMILIES:
+    for family in FAMILIES:  # a family is written when both forms are done
         if (chosen is not None and family.name not in chosen) or family.name in known:
             continue
         for outcome in check_family(family):
             error = "-" if outcome.max_abs_error is None else f"{outcome.max_abs_error:.1e}"
             verdict = outcome.problem or "equal"
             start = f"{outcome.family:16} {outcome.form:7} {error:>8}"
-            print(f"{start} {outcome.seconds:5.1f} s {verdict}")
+            print(f"{start} {outcome.seconds:5.1f} s {verdict}", flush=True)
             with _RESULTS.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+        _write_page()
+
+
+def _write_page() -> None:
+    """The table of all results so far, in the families' order."""
+    lines = _RESULTS.read_text().splitlines()
+    found = {(o.family, o.form): o for o in (CompiledOutcome(**json.loads(line)) for line in lines)}
+    listed = [
+        found[family.name, form]
+        for family in FAMILIES
+        for form in PASS_LISTS
+        if (family.name, form) in found
+    ]
+    rows = []
+    for outcome in listed:
+        error = "" if outcome.max_abs_error is None else f"{outcome.max_abs_error:.1e}"
+        verdict = (outcome.problem or "equal").replace("|", "\\|")
+        rows.append(f"| {outcome.family} | {outcome.form} | {error} | {verdict} |\n")
+    equal = sum(not outcome.problem for outcome in listed)
+    head = _HEAD.format(
+        equal=equal,
+        count=len(listed),
+        tvm=importlib.metadata.version("apache-tvm"),
+        **package_versions(),
+    )
+    _PAGE.write_text(head + "".join(rows))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from dechaff.backends.tvm.product_choice import ProductChoice
-
 Call = Callable[[], Any]
+
+_MEASURED_TOKENS = 4928
+"""Where products are measured: about 16 rows of 512 positions, 60 % of them tokens."""
 
 PASSES = "default,merge-qkv,convert-precision"
 
@@ -62,11 +63,21 @@ def random_batch(batch: int, sequence: int, generator: torch.Generator) -> Batch
     return Batch(ids, mask)
 
 
-def compiled_by_dechaff(model: torch.nn.Module, products: ProductChoice) -> Any:
-    """The model through dechaff: captured, packed, in float16, compiled by TVM for this GPU."""
+def compiled_by_dechaff(model: torch.nn.Module, products: str) -> Any:
+    """The model through dechaff: captured, packed, in float16, compiled by TVM for this GPU.
+
+    Args:
+        model: the encoder.
+        products: ``library``, ``generated``, or ``measured``: the faster for each dense layer.
+    """
     import torch
 
-    from dechaff.backends.tvm import compile_module, resolve_target
+    from dechaff.backends.tvm import (
+        ProductChoice,
+        choose_products,
+        compile_module,
+        resolve_target,
+    )
     from dechaff.model_import import import_model
     from dechaff.passes import parse_pass_list, run_passes
 
@@ -74,7 +85,12 @@ def compiled_by_dechaff(model: torch.nn.Module, products: ProductChoice) -> Any:
     mask = (torch.arange(32) < torch.tensor([[32], [9], [20], [7]])).long()
     module = import_model(model, {"input_ids": ids, "attention_mask": mask})
     packed, _ = run_passes(module, parse_pass_list(PASSES), [])
-    return compile_module(packed, resolve_target("cuda"), products=products)
+    target = resolve_target("cuda")
+    if products == "measured":
+        choice = choose_products(packed, target, sizes={"T": _MEASURED_TOKENS}, measure=True)
+    else:
+        choice = ProductChoice("library" if products == "library" else "generated")
+    return compile_module(packed, target, products=choice)
 
 
 class HandPacked:

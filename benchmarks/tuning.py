@@ -1,18 +1,21 @@
 """A dense layer with GELU on the CPU: TVM's default schedule beside the tuned one.
 
-``python -m benchmarks.tuning --trials 64`` tunes into a fresh log, compiles the same graph with and
-without it, compares both with ONNX Runtime, and times them in turn, within one process.
+``python -m benchmarks.tuning --trials 64`` tunes into a fresh log, compiles the same graph without
+it, with its schedules, and with its choice between these and a library, compares all with ONNX
+Runtime, and times them in turn, within one process. ``--output FILE.md`` writes a table.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.metadata
 import json
 import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,7 +24,7 @@ import dechaff
 from benchmarks.machine import describe_machine
 from benchmarks.measure import median_ratio, time_interleaved
 from dechaff.backends import Session
-from dechaff.backends.tvm import compile_module, resolve_target
+from dechaff.backends.tvm import choose_products, compile_module, resolve_target
 from dechaff.ir import Module, parse
 
 _TEXT = """
@@ -61,8 +64,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--log", type=pathlib.Path, help="keep the log, or go on with it")
+    parser.add_argument("--output", type=pathlib.Path, metavar="FILE.md", help="write a table")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args()
+    tvm_version = importlib.metadata.version("apache-tvm")
     module = dense_gelu(options.width, options.inner)
     sizes = {"T": options.tokens}
     with tempfile.TemporaryDirectory() as folder:
@@ -73,13 +78,20 @@ def main() -> None:
         target = resolve_target("llvm")
         untuned = compile_module(module, target)
         tuned = compile_module(module, target, tuning_log=log, sizes=sizes)
+        chosen = choose_products(module, target, sizes=sizes, tuning_log=log)
+        as_measured = compile_module(module, target, tuning_log=log, sizes=sizes, products=chosen)
     session = Session(module)
     generator = np.random.default_rng(1)
     rows = []
     for tokens in (options.tokens, options.tokens * 2 - 3):
         x = generator.standard_normal((tokens, options.width)).astype(np.float32)
         expected = session.run({"x": x})["y"]
-        runs = {"untuned": untuned.run, "tuned": tuned.run, "ONNX Runtime": session.run}
+        runs = {
+            "untuned": untuned.run,
+            "tuned": tuned.run,
+            "as the log chose": as_measured.run,
+            "ONNX Runtime": session.run,
+        }
         errors = {
             name: float(np.abs(run({"x": x})["y"] - expected).max()) for name, run in runs.items()
         }
@@ -91,10 +103,34 @@ def main() -> None:
             milliseconds = 1000 * statistics.median(seconds)
             print(f"{tokens} rows: {name}: {milliseconds:.2f} ms, error {errors[name]:.1e}")
         print(f"{tokens} rows: tuned is {ratio:.1f} times as fast as untuned")
-    print(f"{options.trials} trials in {tuning_seconds:.0f} s; {describe_machine()}")
+    machine = ", ".join(describe_machine().values())
+    choice = "a library's product" if as_measured.library_calls else "generated code"
+    closing = (
+        f"{options.trials} measurements in the log, {tuning_seconds:.0f} s of this run to tune; "
+        f"the log chose {choice}. {machine}; TVM {tvm_version}."
+    )
+    print(closing)
+    if options.output is not None:
+        options.output.write_text(_table(options, rows, closing))
     if options.json is not None:
         figures = {"machine": describe_machine(), "tuning_seconds": tuning_seconds, "rows": rows}
         options.json.write_text(json.dumps(figures, indent=2))
+
+
+def _table(options: argparse.Namespace, rows: list[dict[str, Any]], closing: str) -> str:
+    text = (
+        "# Tuning on the CPU\n\nWritten by `python -m benchmarks.tuning`: `Gelu(x W + b)`,"
+        f" float32, W: [{options.width}, {options.inner}], tuned at {options.tokens} rows;"
+        " medians of "
+        f"{options.rounds} interleaved rounds, in milliseconds. *untuned* is what dechaff compiles"
+        " without a log.\n\n"
+        "| rows | untuned | tuned | as the log chose | ONNX Runtime | tuned over untuned |\n"
+        "|---|---|---|---|---|---|\n"
+    )
+    for row in rows:
+        times = [f"{1000 * statistics.median(seconds):.2f}" for seconds in row["seconds"].values()]
+        text += f"| {row['tokens']} | {' | '.join(times)} | {row['ratio']:.1f}x |\n"
+    return f"{text}\n{closing}\n"
 
 
 if __name__ == "__main__":

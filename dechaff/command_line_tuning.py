@@ -17,7 +17,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def target_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--target`` and ``--tuning-log`` to ``dechaff optimize``."""
+    """Add ``--target``, ``--tuning-log`` and ``--products`` to ``dechaff optimize``."""
     target = click.option(
         "--target",
         metavar="T",
@@ -25,7 +25,13 @@ def target_options(command: Callable[..., None]) -> Callable[..., None]:
         "as JSON: generated code, and the output is a library, OUT.so.",
     )
     log = click.option("--tuning-log", metavar="DIR", help="A log of 'dechaff tune' to apply.")
-    return target(log(command))
+    products = click.option(
+        "--products",
+        metavar="P",
+        help="Matrix products in generated code: generated, library, measured (the faster of "
+        "these), or auto (the default: as the log tells, or measured on a GPU that is here).",
+    )
+    return target(log(products(command)))
 
 
 def check_form(result_path: str, target: str) -> None:
@@ -93,6 +99,8 @@ def tune(
         progress=False if quiet else None,
     )
     show(_table(result))
+    for name, generated, library in result.products:
+        click.echo(f"{name}: generated {1000 * generated:.3f} ms, library {1000 * library:.3f} ms")
     click.echo(f"{result.added} measurements added to {result.folder}")
 
 
@@ -163,6 +171,8 @@ def show_log(log: str, as_json: bool) -> None:
     for item in found:
         versions = ", ".join(f"{name} {version}" for name, version in item.versions.items())
         click.echo(f"{item.name}: {item.records} records, {item.workloads} kernels ({versions})")
+        for measured in item.products:
+            click.echo(f"  {measured.product}, {measured.rows} rows: {measured.faster} is faster")
         for model in item.models:
             at = ", ".join(f"{name}={size}" for name, size in model.sizes.items())
             click.echo(f"  {model.source} at {at}")

@@ -38,6 +38,7 @@ def optimize(
     cache: bool = True,
     session: SessionSettings | None = None,
     tuning_log: str | os.PathLike[str] | None = None,
+    products: str = "auto",
     metric: str | MetricFunction | None = None,
     data: Iterable[Any] | None = None,
     max_drop: float = 0.01,
@@ -75,6 +76,9 @@ def optimize(
             in the folder ``$DECHAFF_CACHE`` or ``~/.cache/dechaff``.
         session: threads, affinity and memory of the runtime; None for the defaults.
         tuning_log: a folder of ``dechaff tune`` whose schedules generated code takes.
+        products: who computes matrix products in generated code: ``generated`` kernels, a
+            ``library``, the faster one as ``measured``, or ``auto``; see
+            :class:`dechaff.settings.Settings`.
         metric: ``accuracy``, ``f1``, ``spearman``, ``cosine`` (to the original; needs no labels),
             or ``fn(outputs, batch) -> float``, greater is better, where outputs maps names to
             arrays. With it, approximate passes are searched (see :mod:`dechaff.search`).
@@ -103,7 +107,13 @@ def optimize(
     """
     started = time.perf_counter()
     settings = resolve_settings(
-        config, target=target, passes=passes, verify=verify, cache=cache, tuning_log=tuning_log
+        config,
+        target=target,
+        passes=passes,
+        verify=verify,
+        cache=cache,
+        tuning_log=tuning_log,
+        products=products,
     )
     request = make_request(
         metric, data, max_drop=max_drop, budget=budget, mode=mode, seed=seed, folder=search_folder

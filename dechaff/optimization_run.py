@@ -93,7 +93,8 @@ class OptimizationRun:
         started = time.perf_counter()
         lowered = self._lower(optimized)
         if self._recorder is not None:
-            self._recorder.lowered(optimized, lowered, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._recorder.lowered(optimized, lowered, seconds, self.compiled)
         if self._snapshots is not None:
             self._snapshots.lowered(lowered)
         self._lowered_ops = Counter(node.op_type for node in lowered.graph)

@@ -23,6 +23,9 @@ AUTO = "auto"
 CODE_TARGETS = ("cuda", "llvm")
 """Targets that TVM generates code for, by name; its tags and targets as JSON are others."""
 
+ProductMode = Literal["auto", "measured", "generated", "library"]
+PRODUCT_MODES: tuple[ProductMode, ...] = get_args(ProductMode)
+
 Config = Mapping[str, Any] | str | os.PathLike[str]
 """Settings by name, or the path of a JSON or TOML file that holds them."""
 
@@ -39,6 +42,11 @@ class Settings:
         verify: ``final`` compares once at the end, ``each`` after every pass, ``off`` never.
         cache: whether measurements of earlier runs on this machine are used and kept.
         tuning_log: a folder of ``dechaff tune``, for targets that code is generated for.
+        products: who computes matrix products with constant weights in generated code:
+            ``generated`` kernels, a ``library`` (the vendor's on a GPU, numpy's BLAS on a CPU), or
+            for each layer the faster one, as ``measured`` in the tuning log or here. ``auto`` is
+            what the log tells, on a GPU that is here also what is measured, and generated
+            elsewhere.
     """
 
     target: str = "cpu"
@@ -46,6 +54,7 @@ class Settings:
     verify: str = "final"
     cache: bool = True
     tuning_log: str | None = None
+    products: str = "auto"
 
     def __post_init__(self) -> None:
         from dechaff.backends import TARGETS
@@ -54,6 +63,7 @@ class Settings:
             _check_choice("target", self.target, (AUTO, *TARGETS, *CODE_TARGETS))
         _check_choice("verify", self.verify, VERIFY_MODES)
         _check_choice("cache", self.cache, (True, False))
+        _check_choice("products", self.products, PRODUCT_MODES)
         if self.tuning_log is not None and not is_compiled(self.target):
             raise UsageError(
                 f"a tuning log is for generated code, and target {self.target} has none: choose "
@@ -69,6 +79,7 @@ def resolve_settings(
     verify: str,
     cache: bool = True,
     tuning_log: str | os.PathLike[str] | None = None,
+    products: str = "auto",
 ) -> Settings:
     """Combine arguments and config: an argument that differs from its default wins.
 
@@ -82,6 +93,7 @@ def resolve_settings(
         "verify": verify,
         "cache": cache,
         "tuning_log": None if tuning_log is None else os.fspath(tuning_log),
+        "products": products,
     }
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     changed = {key: value for key, value in arguments.items() if value != defaults[key]}

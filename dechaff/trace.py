@@ -8,7 +8,7 @@ import inspect
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dechaff.ir import DechaffError, Module, UsageError
 from dechaff.passes import GraphSize, Numerics, Pass, PassRecord
@@ -17,11 +17,15 @@ from .pass_checks import PassChecker
 from .reference import Reference
 from .report import Report
 from .settings import Settings
+from .trace_code import code_data
 from .trace_file import FORMAT, VERSION, graph_difference, write_trace
 from .trace_graph import GraphData, GraphRecorder
 from .value_errors import errors_of_pass
 from .verification import OutputFigures
 from .versions import package_versions
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.compiled_model import CompiledModel
 
 TracePath = str | os.PathLike[str]
 
@@ -53,6 +57,7 @@ class TraceRecorder:
         self._source = "model"
         self._final: GraphData | None = None
         self._lowered: tuple[GraphData, float] | None = None
+        self._code: dict[str, Any] | None = None
         self._wrong: dict[str, Any] | None = None
         self._report: Report | None = None
 
@@ -74,11 +79,18 @@ class TraceRecorder:
                 seen.node_errors = errors_of_pass(before, after, reference, seen.errors)
         return None
 
-    def lowered(self, optimized: Module, lowered: Module, seconds: float) -> None:
-        """Record what lowering made of the optimized module."""
+    def lowered(
+        self,
+        optimized: Module,
+        lowered: Module,
+        seconds: float,
+        compiled: CompiledModel | None = None,
+    ) -> None:
+        """Record what lowering made of the optimized module, and the code generated for it."""
         self._source = optimized.source
         self._final = self._graphs.record(optimized)
         self._lowered = (self._graphs.record(lowered), seconds)
+        self._code = None if compiled is None else code_data(compiled)
 
     def differs(
         self, lowered: Module, reference: Reference, figures: Sequence[OutputFigures]
@@ -155,7 +167,8 @@ class TraceRecorder:
                 "changed": True,
                 "difference": graph_difference(graph, lowered),
             }
-            steps.append(step | ({"node_errors": self._wrong} if self._wrong else {}))
+            code = {"code": self._code} if self._code is not None else {}
+            steps.append(step | code | ({"node_errors": self._wrong} if self._wrong else {}))
         return steps
 
 

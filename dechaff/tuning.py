@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dechaff.ir import Module, UsageError, to_text
 from dechaff.passes import PassList, parse_pass_list, run_passes
 
 from .model_import import batches_of, example_cases, import_model
 from .nominal_sizes import nominal_sizes
-from .progress import Progress, show_progress
+from .progress import Progress, ProgressFunction, show_progress
+
+if TYPE_CHECKING:
+    from dechaff.backends.tvm.tuning.log_folder import TargetLog
+    from dechaff.backends.tvm.tuning.product_records import MeasuredProduct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +31,14 @@ class TuningResult:
         added: measurements made by this call.
         kernels: for each kernel, most expensive first: its name, calls in a run, measurements in
             the log, and seconds of one call under the best schedule, None if there is none.
+        products: dense layers, each with seconds by generated code and by a library.
     """
 
     folder: str
     sizes: Mapping[str, int]
     added: int
     kernels: tuple[tuple[str, int, int, float | None], ...]
+    products: tuple[tuple[str, float, float], ...] = ()
 
 
 def tune(
@@ -51,7 +58,8 @@ def tune(
     """Search schedules for a model's kernels by measurement, and keep them in a log.
 
     ``optimize(model, target=..., tuning_log=log)`` applies the log. A run that is cut off goes on
-    after its last whole round of 16 measurements.
+    after its last whole round of 16 measurements. In the end each dense layer is measured once more
+    beside a library's product, and the log says which is faster.
 
     Args:
         model: what :func:`dechaff.optimize` takes.
@@ -105,8 +113,36 @@ def tune(
             pool=Pool(*rpc) if rpc is not None else None,
             progress=report,
         )
+        measured = _measured_products(optimized, resolved, chosen, opened, rpc, report)
     rows = tuple((t.kernel.name, t.kernel.calls, t.trials, t.best) for t in tasks)
-    return TuningResult(str(opened.folder), chosen, added, rows)
+    products = tuple((str(item.product), item.generated, item.library) for item in measured)
+    return TuningResult(str(opened.folder), chosen, added, rows, products)
+
+
+def _measured_products(
+    module: Module,
+    target: Any,
+    sizes: Mapping[str, int],
+    log: TargetLog,
+    rpc: tuple[str, int, str] | None,
+    report: ProgressFunction,
+) -> list[MeasuredProduct]:
+    """Dense layers, measured both ways and kept in the log; none where the device is elsewhere."""
+    from dechaff.backends.tvm import device_exists
+    from dechaff.backends.tvm.tuning.product_measurement import measure_products, products_of
+    from dechaff.backends.tvm.tuning.product_records import add_products
+
+    if rpc is not None or not device_exists(target):
+        return []
+    products = products_of(module, target, sizes)
+    steps = itertools.count()
+
+    def progress(text: str) -> None:
+        report(next(steps), len(products), text)
+
+    measured = measure_products(products, target, sizes, log, progress)
+    add_products(log.folder, measured)
+    return measured
 
 
 def sizes_for(

@@ -6,7 +6,7 @@ Nothing here loads TVM before a function is called.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dechaff.ir import Module
@@ -46,7 +46,7 @@ def compile_module(
         target: TVM's target.
         tuning_log: a folder that ``dechaff tune`` wrote; None for default schedules.
         sizes: the sizes to expect, by symbol, which choose among the sizes that were tuned.
-        products: who computes matrix products on a GPU; kernels of ours by default.
+        products: who computes matrix products with constant weights; kernels of ours by default.
 
     Raises:
         UsageError: the target needs a compiler that is not installed, or the log has nothing for
@@ -73,6 +73,44 @@ def log_tools(log: str | os.PathLike[str]) -> Any:
     return logs
 
 
+def choose_products(
+    module: Module,
+    target: Any,
+    *,
+    sizes: Mapping[str, int],
+    tuning_log: str | os.PathLike[str] | None = None,
+    measure: bool = False,
+    cached: Callable[[dict[str, Any], Callable[[], dict[str, Any]]], dict[str, Any]] | None = None,
+) -> ProductChoice:
+    """Who computes each dense layer of a module: what was faster, as far as it was measured.
+
+    Args:
+        module: an optimized module.
+        target: what :func:`resolve_target` gave.
+        sizes: the sizes to expect, by symbol.
+        tuning_log: a folder of ``dechaff tune``, whose measurements are taken.
+        measure: whether to measure here what the log lacks; the target's device must be here.
+        cached: given what a measurement depends on, and what measures: the measurement, as plain
+            data.
+
+    Raises:
+        UsageError: the log has nothing for this target.
+        LoweringRejectedError: operators that are not lowered.
+    """
+    from .tuning.product_choosing import choose_products as choose
+
+    return choose(
+        module, target, sizes, tuning_log, measure, cached or (lambda _, compute: compute())
+    )
+
+
+def device_exists(target: Any) -> bool:
+    """Whether this machine has a device of the target's kind."""
+    from .targets import device_exists as exists
+
+    return exists(target)
+
+
 def load_library(path: str | os.PathLike[str]) -> CompiledModel:
     """A compiled model that was saved as a shared library. Load trusted files only.
 
@@ -86,4 +124,12 @@ def load_library(path: str | os.PathLike[str]) -> CompiledModel:
     return load(path)
 
 
-__all__ = ["ProductChoice", "compile_module", "load_library", "log_tools", "resolve_target"]
+__all__ = [
+    "ProductChoice",
+    "choose_products",
+    "compile_module",
+    "device_exists",
+    "load_library",
+    "log_tools",
+    "resolve_target",
+]

@@ -18,8 +18,9 @@ from . import cuda_compilation  # noqa: F401  # it registers the compiler
 from .compiled_model import CompiledModel
 from .emission import WRITTEN
 from .installation import require_nvcc
+from .library_calls import LINEAR
 from .product_choice import ProductChoice
-from .relax_module import to_relax
+from .relax_module import ENTRY, to_relax
 from .scheduled_calls import OPAQUE
 from .signature import signature_of
 from .signature_function import add_signature
@@ -57,7 +58,7 @@ def compile_module(
         module: the optimized module, not lowered for another backend. It is not changed.
         target: what :func:`~.targets.resolve_target` gave.
         tuning: a tuning log and the sizes to expect; None for default schedules.
-        products: who computes matrix products on a GPU.
+        products: who computes matrix products with constant weights.
 
     Raises:
         UsageError: the target needs a compiler that is not installed.
@@ -67,7 +68,7 @@ def compile_module(
     kind = target.kind.name
     if kind == "cuda":
         require_nvcc()
-    lowered = to_relax(module, kind, _architecture(target), products)
+    lowered = to_relax(module, kind, architecture(target), products)
     signature = signature_of(module, str(target))
     add_signature(lowered.module, signature)
     with _as_build_failure(module.source, target):
@@ -77,7 +78,22 @@ def compile_module(
             applied = apply_log(fused, target, TargetLog.find(tuning.log, target), tuning.sizes)
             fused = applied.module
         executable = finish(fused, target)
-    return CompiledModel(executable, signature, lowered.kernels, applied)
+    calls = library_calls(fused)
+    return CompiledModel(executable, signature, lowered.kernels, applied, calls)
+
+
+def library_calls(module: Any) -> int:
+    """How many calls of a library's products a Relax module makes."""
+    found = 0
+
+    def visit(node: Any) -> None:
+        nonlocal found
+        is_call = isinstance(node, tvm.ir.Call)
+        if is_call and getattr(node.op, "name", "") == "relax.call_dps_packed":
+            found += node.args[0].global_symbol == LINEAR
+
+    relax.analysis.post_order_visit(module[ENTRY], visit)
+    return found
 
 
 def fused_kernels(module: Module, target: Any) -> Any:
@@ -87,12 +103,13 @@ def fused_kernels(module: Module, target: Any) -> Any:
         LoweringRejectedError: operators that are not lowered.
         BuildFailedError: TVM failed on the lowered model.
     """
-    lowered = to_relax(module, target.kind.name, _architecture(target))
+    lowered = to_relax(module, target.kind.name, architecture(target))
     with _as_build_failure(module.source, target):
         return fuse(lowered.module, target)
 
 
-def _architecture(target: Any) -> str:
+def architecture(target: Any) -> str:
+    """The architecture of a GPU, such as ``sm_90``; empty for a CPU."""
     return str(target.attrs["arch"]) if target.kind.name == "cuda" else ""
 
 
@@ -115,6 +132,7 @@ def fuse(relax_module: Any, target: Any) -> Any:
     """From Relax operators to fused kernels without a schedule."""
     transform = relax.transform
     passes = [
+        transform.DeadCodeElimination(),  # of what a kernel for several nodes replaced
         relax.backend.DispatchSortScan(),
         transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),
@@ -145,7 +163,7 @@ def finish(fused: Any, target: Any) -> Any:
             fused = _bind_written_kernels(fused)
             # Fallback comes last: a kernel that no rule binds to threads does not compile.
             rules = [
-                dlight.gpu.Matmul(),
+                _WhereItApplies(dlight.gpu.Matmul()),
                 dlight.gpu.GEMV(),
                 dlight.gpu.Reduction(),
                 dlight.gpu.GeneralReduction(),
@@ -153,6 +171,23 @@ def finish(fused: Any, target: Any) -> Any:
             ]
             fused = dlight.ApplyDefaultSchedule(*rules)(fused)
         return tvm.compile(fused, target=target, relax_pipeline=_virtual_machine(target))
+
+
+class _WhereItApplies(dlight.ScheduleRule):  # type: ignore[misc]
+    """A rule that does not serve a kernel on which it fails: a later one does.
+
+    The rule for products takes some convolutions for products, and ends in an error.
+    """
+
+    def __init__(self, rule: Any) -> None:
+        self._rule = rule
+
+    def apply(self, func: Any, target: Any, tunable: bool) -> Any:
+        """The rule's schedule, or None."""
+        try:
+            return self._rule.apply(func, target, tunable)
+        except Exception:  # TVM's schedule errors come in several types
+            return None
 
 
 def _bind_written_kernels(fused: Any) -> Any:

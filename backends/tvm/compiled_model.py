@@ -14,8 +14,11 @@ from tvm import relax
 
 from dechaff.ir import DechaffError, ModelRejectedError, UsageError
 
+from . import library_calls as _library_calls  # noqa: F401  # it registers what a library may call
 from .cuda_graphs import CudaGraphs, is_cuda_tensor
+from .generated_kernels import generated_kernels
 from .relax_module import ENTRY
+from .run_timing import seconds_of_run
 from .signature import Signature
 from .signature_function import SIGNATURE_FUNCTION
 from .token_counting import COUNT_TOKENS, room_for
@@ -39,6 +42,7 @@ class CompiledModel:
         output_names: names of the outputs, in order.
         kernels: how many nodes run by hand-written kernels, by operator; empty for a loaded model.
         tuned: what a tuning log gave; None without one, and for a loaded model.
+        library_calls: how many matrix products call a library; 0 for a loaded model.
     """
 
     def __init__(
@@ -47,12 +51,14 @@ class CompiledModel:
         signature: Signature,
         kernels: Mapping[str, int] | None = None,
         tuned: Application | None = None,
+        library_calls: int = 0,
     ) -> None:
         self.signature = signature
         self.input_names = [port.name for port in signature.inputs]
         self.output_names = [port.name for port in signature.outputs]
         self.kernels = dict(kernels or {})
         self.tuned = tuned
+        self.library_calls = library_calls
         self._executable = executable
         self._machine: Any = None
         self._graphs: CudaGraphs | None = None
@@ -151,8 +157,8 @@ class CompiledModel:
         tensors = [self._tensor(item) for item in inputs]
         if not self._counts:
             return list(machine[ENTRY](*tensors))
-        room = room_for(int(machine[COUNT_TOKENS](*tensors).numpy()))
-        return list(machine[ENTRY](*tensors, tvm_ffi.Shape((room,))))
+        counts = machine[COUNT_TOKENS](*tensors).numpy()
+        return list(machine[ENTRY](*tensors, tvm_ffi.Shape(tuple(map(room_for, counts)))))
 
     def _run_on_stream(self, machine: Any, inputs: Sequence[Any]) -> Sequence[Any]:
         """Tensors of torch: on torch's current stream, by CUDA graphs where sizes come again."""
@@ -161,11 +167,19 @@ class CompiledModel:
             self._count_graphs = CudaGraphs(machine, copies_results=False)
         if not self._counts:
             return self._graphs(lambda own: machine[ENTRY](*own), inputs, ())
-        (count,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())
-        room = room_for(int(count))
-        return self._graphs(
-            lambda own: machine[ENTRY](*own, tvm_ffi.Shape((room,))), inputs, (room,)
-        )
+        (counts,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())
+        rooms = tuple(map(room_for, counts.tolist()))
+        return self._graphs(lambda own: machine[ENTRY](*own, tvm_ffi.Shape(rooms)), inputs, rooms)
+
+    def seconds_of_run(self, inputs: Sequence[Any]) -> float:
+        """Seconds of a run on arrays of numpy, as they lie on the device, launches not counted.
+
+        Raises:
+            UsageError: the machine has no such device.
+        """
+        with self._lock:
+            machine = self._started()
+            return seconds_of_run(machine[ENTRY], machine, [self._tensor(item) for item in inputs])
 
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -188,6 +202,10 @@ class CompiledModel:
         """The generated code: CUDA C++ for a GPU, LLVM's intermediate form for a CPU."""
         kind = self.target.kind.name
         return "\n".join(_sources(_root(self._executable), kind))
+
+    def kernel_sources(self) -> dict[str, str]:
+        """The generated code, kernel by kernel; what they share is in :meth:`source` alone."""
+        return generated_kernels(self.source())
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the model as a shared library.

@@ -138,6 +138,35 @@ def _forget_library_workspaces() -> None:
     torch._C._cuda_clearCublasWorkspaces()
 
 
+def runs_in_graph(
+    function: Callable[..., Any], machine: Any, inputs: Sequence[Any], count: int
+) -> Callable[[], None]:
+    """What runs a function so many times by one graph, and waits for the end, to be timed.
+
+    What a run takes is then what it takes in a model that is a graph as a whole: the launch of the
+    graph and the copy of its inputs count little.
+
+    Args:
+        function: of the virtual machine.
+        machine: the virtual machine.
+        inputs: TVM's tensors on its device.
+        count: runs in the graph, which is captured at the third call.
+    """
+    import torch
+
+    graphs = CudaGraphs(machine, copies_results=False)
+    tensors = [_as_torch(item) for item in inputs]
+
+    def several(own: Sequence[Any]) -> list[Any]:
+        return [next(iter(function(*own))) for _ in range(count)][-1:]
+
+    def run() -> None:
+        graphs(several, tensors, ())
+        torch.cuda.synchronize()
+
+    return run
+
+
 def is_cuda_tensor(value: Any) -> bool:
     """Whether a value is a tensor of torch on a GPU; torch is not loaded to tell."""
     return type(value).__module__.partition(".")[0] == "torch" and bool(

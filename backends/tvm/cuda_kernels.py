@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from tvm import relax, tirx
 
-from .cuda_products import dense_layer
+from . import dense_products
+from .dense_products import dense_layer
 from .emission import Emission, Expr, attribute
 from .kernels.activations import bias_gelu
 from .kernels.attention_shape import VarlenAttentionShape
@@ -227,46 +228,20 @@ def provide_normalization(emission: Emission, node: ir.Node) -> list[Expr] | Non
     return [like_rows(emission, item, shape) for item in pair]
 
 
-def provide_mat_mul(emission: Emission, node: ir.Node) -> Expr | None:
-    """``MatMul`` with constant weights."""
-    return dense_layer(emission, node.inputs[0], node.inputs[1], None, "none")
-
-
-def provide_add(emission: Emission, node: ir.Node) -> Expr | None:
-    """``Add`` of a bias to such a ``MatMul``: one product with its bias."""
-    for index in (0, 1):
-        product, bias = node.inputs[index], node.inputs[1 - index]
-        producer = product.producer() if product is not None else None
-        array = emission.array(bias)
-        if producer is None or producer.op_type != "MatMul" or array is None:
-            continue
-        return dense_layer(emission, producer.inputs[0], producer.inputs[1], array, "none")
-    return None
-
-
 def provide_gelu(emission: Emission, node: ir.Node) -> Expr | None:
     """``Gelu`` and ``BiasGelu``, in the epilogue of the product before it where there is one."""
-    approximate = attribute(node, "approximate", "none") == "tanh"
-    activation = "gelu_tanh" if approximate else "gelu"
-    x_value = node.inputs[0]
-    bias_value = node.inputs[1] if node.op_type == "BiasGelu" else None
-    producer = x_value.producer() if x_value is not None else None
-    bias = emission.array(bias_value)
-    if (
-        producer is not None
-        and (producer.domain, producer.op_type) == ("", "MatMul")
-        and (bias_value is None or bias is not None)
-    ):
-        fused = dense_layer(emission, producer.inputs[0], producer.inputs[1], bias, activation)
-        if fused is not None:
-            return fused
-    x = emission.tensor(x_value)
+    fused = dense_products.provide_gelu(emission, node)
+    if fused is not None:
+        return fused
+    x = emission.tensor(node.inputs[0])
     size = _width(emission.shape(x)[-1:])
     if not is_half(emission, x) or size is None or size % 8:
         return None
     rows = as_rows(emission, x)
-    kernel = bias_gelu(size, emission.dtype(x), bias_value is not None, approximate)
-    args = [rows] if bias_value is None else [rows, emission.tensor(bias_value)]
+    has_bias = node.op_type == "BiasGelu"
+    approximate = attribute(node, "approximate", "none") == "tanh"
+    kernel = bias_gelu(size, emission.dtype(x), has_bias, approximate)
+    args = [rows, emission.tensor(node.inputs[1])] if has_bias else [rows]
     output = (tuple(emission.shape(rows)), emission.dtype(x))
     result = call_scheduled(emission, kernel, "bias_gelu", args, [output])
     return like_rows(emission, result, emission.shape(x))

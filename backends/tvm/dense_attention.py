@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from dechaff.ir import DOMAIN, Module, static_dim
+from dechaff.ir import DOMAIN, Module, constant_value, static_dim
 from dechaff.passes import GraphBuilder, Rewriter
 
 from .emission import attribute
@@ -21,6 +21,8 @@ _SWAP = {"perm": [0, 2, 1, 3]}
 
 def pack_dense_attention(module: Module) -> None:
     """Replace each ``Attention`` without mask, past and cap by ``VarlenAttention``, in place.
+
+    A mask that is true everywhere counts as none.
 
     Before::
 
@@ -41,7 +43,14 @@ def pack_dense_attention(module: Module) -> None:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    if any(value is not None for value in node.inputs[3:]) or attribute(node, "softcap", 0.0):
+    mask, *others = [*node.inputs[3:], None]
+    if (
+        not _reaches_every_key(mask, node.inputs[1])
+        or not _hides_nothing(mask)
+        or any(value is not None for value in others)
+    ):
+        return False
+    if attribute(node, "softcap", 0.0):
         return False
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return False
@@ -49,8 +58,30 @@ def _is_plain(node: ir.Node) -> bool:
     if any(size is None for size in sizes):
         return False
     q, k = node.inputs[0], node.inputs[1]
+    if static_dim(_sequence(q)) == 1 and static_dim(_sequence(k)) != 1:
+        return False  # a decode step, which has kernels of its own
     causal = attribute(node, "is_causal", 0)
     return not causal or _sequence(q) == _sequence(k)
+
+
+def _reaches_every_key(mask: ir.Value | None, k: ir.Value | None) -> bool:
+    """Whether a mask, if any, is as long as the keys: a shorter one hides the rest."""
+    if mask is None:
+        return True
+    if mask.shape is None or not len(mask.shape):
+        return False
+    return mask.shape[-1] == 1 or mask.shape[-1] == _sequence(k)
+
+
+def _hides_nothing(mask: ir.Value | None) -> bool:
+    """Whether a mask is true everywhere; exporters make such of sequences without padding."""
+    if mask is None:
+        return True
+    maker = mask.producer()
+    if maker is not None and (maker.domain, maker.op_type) == ("", "Expand"):
+        return _hides_nothing(maker.inputs[0])
+    known = constant_value(mask)
+    return known is not None and known.dtype is ir.DataType.BOOL and bool(known.numpy().all())
 
 
 def _sizes(node: ir.Node, index: int) -> tuple[int, int] | None:
@@ -67,7 +98,7 @@ def _sizes(node: ir.Node, index: int) -> tuple[int, int] | None:
     return None if heads is None or size is None else (heads, size)
 
 
-def _sequence(value: ir.Value | None) -> object:
+def _sequence(value: ir.Value | None) -> int | ir.SymbolicDim:
     assert value is not None
     assert value.shape is not None
     return value.shape[2 if len(value.shape) == 4 else 1]

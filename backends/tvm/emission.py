@@ -11,7 +11,7 @@ from tvm import relax, te, tirx
 
 from dechaff.ir import Module, ShapeData, constant_value, node_text
 
-from .product_choice import ProductChoice
+from .product_choice import Product, ProductChoice
 from .sizes import PrimExpr, SizeTable, name_sizes
 
 Expr = Any
@@ -36,7 +36,8 @@ class Emission:
         arch: architecture of a GPU, such as ``sm_90``; empty for a CPU.
         opset: version of the standard operators.
         sizes: TVM's variables for the symbolic sizes.
-        products: who computes matrix products on a GPU.
+        products: who computes matrix products with constant weights.
+        dense_layers: these products, each with the leading sizes of x, by x and weights.
         shared: expressions that several nodes use, by what makes them the same.
     """
 
@@ -54,6 +55,7 @@ class Emission:
         self.opset = module.opset
         self.builder = builder if builder is not None else relax.BlockBuilder()
         self.products = products if products is not None else ProductChoice()
+        self.dense_layers: dict[Any, tuple[Product, list[PrimExpr]]] = {}
         self.shared: dict[Any, Expr] = {}
         self.sizes = SizeTable()
         self.data: ShapeData = name_sizes(module)
@@ -227,10 +229,10 @@ class Emission:
         self._tensors[value] = variable
         return variable
 
-    def size_parameter(self, name: str, size: PrimExpr) -> Expr:
-        """A function parameter that is told a size that no tensor has, as a shape of one axis."""
-        self._bound.add(size.name)
-        return relax.Var(name, relax.ShapeType([size]))
+    def size_parameter(self, name: str, sizes: Sequence[PrimExpr]) -> Expr:
+        """A function parameter that is told sizes that no tensor has, as a shape."""
+        self._bound |= {size.name for size in sizes}
+        return relax.Var(name, relax.ShapeType(list(sizes)))
 
     def constant(self, array: Array) -> Expr:
         """A constant tensor."""

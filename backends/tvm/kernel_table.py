@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from . import cuda_kernels
+from . import cuda_kernels, dense_products
+from .decode_attention import provide_decode_attention
 from .emission import Emission, Expr
 
 KernelProvider = Callable[[Emission, ir.Node], Expr | Sequence[Expr] | None]
@@ -26,12 +27,13 @@ KernelProvider = Callable[[Emission, ir.Node], Expr | Sequence[Expr] | None]
 
 KERNELS: dict[str, dict[str, KernelProvider]] = {
     "cuda": {
-        "Add": cuda_kernels.provide_add,
+        "Add": dense_products.provide_add,
+        "Attention": provide_decode_attention,
         "BiasGelu": cuda_kernels.provide_gelu,
         "BiasSkipLayerNormalization": cuda_kernels.provide_normalization,
         "Gelu": cuda_kernels.provide_gelu,
         "LayerNormalization": cuda_kernels.provide_normalization,
-        "MatMul": cuda_kernels.provide_mat_mul,
+        "MatMul": dense_products.provide_mat_mul,
         "Pack": cuda_kernels.provide_pack,
         "RMSNormalization": cuda_kernels.provide_normalization,
         "SkipLayerNormalization": cuda_kernels.provide_normalization,
@@ -40,7 +42,12 @@ KERNELS: dict[str, dict[str, KernelProvider]] = {
         "Unpack": cuda_kernels.provide_unpack,
         "VarlenAttention": cuda_kernels.provide_varlen_attention,
     },
-    "llvm": {},
+    "llvm": {
+        "Add": dense_products.provide_add,
+        "BiasGelu": dense_products.provide_gelu,
+        "Gelu": dense_products.provide_gelu,
+        "MatMul": dense_products.provide_mat_mul,
+    },
 }
 """Providers by kind of target and operator, dialect and standard operators alike."""
 

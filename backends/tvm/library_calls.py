@@ -1,13 +1,17 @@
-"""Matrix products of the vendor's library, by way of torch, as functions that compiled code calls.
+"""Matrix products by a library, as functions that compiled code calls.
 
-Compiled code names them and finds them when it runs, so that importing this module registers them
-and loads torch at the first call only. They run on the stream on which the compiled code runs.
+On a GPU the library is the vendor's, by way of torch; on a CPU it is the BLAS that numpy brings.
+Compiled code names the functions and finds them when it runs, so that importing this module
+registers them and loads torch at the first call only. On a GPU they run on the stream on which the
+compiled code runs.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
+import numpy as np
 import tvm_ffi
 
 from dechaff.ir import MissingPackageError
@@ -16,9 +20,29 @@ LINEAR = "dechaff.linear"
 """``(x, weight, [bias], y)``: ``y = x weight + bias``; x: [T, K], weight: [K, N], bias: [N]."""
 
 
+def library_name(kind: str) -> str | None:
+    """The package whose products code for this kind of target can call; None if it is missing."""
+    package = {"cuda": "torch", "llvm": "numpy"}[kind]
+    return package if importlib.util.find_spec(package) is not None else None
+
+
 @tvm_ffi.register_global_func(LINEAR, override=True)  # type: ignore[untyped-decorator]
 def linear(x: Any, weight: Any, *rest: Any) -> None:
     """Write ``x weight + bias`` to the last argument."""
+    if x.device.type == "cpu":
+        _by_numpy(x, weight, *rest)
+    else:
+        _by_torch(x, weight, *rest)
+
+
+def _by_numpy(x: Any, weight: Any, *rest: Any) -> None:
+    *bias, y = (np.from_dlpack(item) for item in rest)
+    np.matmul(np.from_dlpack(x), np.from_dlpack(weight), out=y)
+    if bias:
+        np.add(y, bias[0], out=y)
+
+
+def _by_torch(x: Any, weight: Any, *rest: Any) -> None:
     try:
         import torch
     except ImportError:

@@ -17,8 +17,10 @@ from .dense_attention import pack_dense_attention
 from .emission import Emission, Expr, LoweringError
 from .emitters import DIALECT, SIZES_ONLY, STANDARD, Emitter
 from .kernel_table import kernel_for
-from .product_choice import ProductChoice
-from .token_counting import counted_layout, emit_token_count
+from .product_choice import Product, ProductChoice
+from .quick_inspection import quicken_inspection
+from .token_counting import counted_layouts, emit_token_counts, token_bounds
+from .token_positions import look_positions_up
 
 _EMITTER_ERRORS = (LoweringError, RuntimeError, TypeError, ValueError, AssertionError)
 """What an emitter, or TVM called by it, raises on a node that it cannot lower."""
@@ -39,10 +41,12 @@ class RelaxModule:
         module: the ``IRModule``; its function ``main`` takes the graph inputs in order, and gives
             the outputs as a tuple.
         kernels: how many nodes run by hand-written kernels, by operator.
+        products: dense layers with constant weights, each with the leading sizes of x.
     """
 
     module: Any
     kernels: dict[str, int]
+    products: tuple[tuple[Product, Sequence[Any]], ...]
 
 
 def to_relax(
@@ -54,28 +58,31 @@ def to_relax(
         module: any module; it is not changed.
         target: ``llvm`` or ``cuda``.
         arch: the architecture of a GPU, such as ``sm_90``.
-        products: who computes matrix products on a GPU.
+        products: who computes matrix products with constant weights.
 
     A packed model for a GPU has a second function, ``count_tokens``, and ``main`` takes a shape
-    of one axis after its inputs: how many rows to make room for. See ``token_counting.py``.
+    after its inputs: how many rows to make room for in each layout. See ``token_counting.py``.
 
     Raises:
         LoweringRejectedError: some operators are not lowered; the message lists all of them.
     """
+    quicken_inspection()
     prepared = _prepared(module, target)
     check_operators(prepared)
     emission = Emission(prepared, target, arch, products)
     kernels: Counter[str] = Counter()
     try:
         parameters = [emission.parameter(value) for value in prepared.graph.inputs]
-        layout = counted_layout(prepared) if target == "cuda" else None
-        if layout is not None:
-            emit_token_count(emission, prepared, layout, _emit_node)
-            (tokens,) = emission.output_shape(layout)
+        layouts = counted_layouts(prepared) if target == "cuda" else []
+        if layouts:
+            emit_token_counts(emission, prepared, layouts, _emit_node)
+            tokens = [emission.output_shape(layout)[0] for layout in layouts]
             parameters.append(emission.size_parameter("token_room", tokens))
+        bounds = token_bounds(emission, layouts)
     except LoweringError as error:
         raise LoweringRejectedError(f"{module.source}: {error}") from error
-    with emission.builder.function(ENTRY, parameters):
+    attributes = {"tir_var_upper_bound": bounds} if bounds else {}
+    with emission.builder.function(ENTRY, parameters, attributes):
         with emission.builder.dataflow():
             for node in prepared.graph:
                 if _emit_node(emission, node):
@@ -83,7 +90,8 @@ def to_relax(
             results = [emission.tensor(value) for value in prepared.graph.outputs]
             output = emission.builder.emit_output(relax.Tuple(results))
         emission.builder.emit_func_output(output)
-    return RelaxModule(emission.builder.finalize(), dict(kernels))
+    layers = tuple(emission.dense_layers.values())
+    return RelaxModule(emission.builder.finalize(), dict(kernels), layers)
 
 
 def _prepared(module: Module, target: str) -> Module:
@@ -97,6 +105,7 @@ def _prepared(module: Module, target: str) -> Module:
         lambda function: not (function.domain == DOMAIN and function.name in DIALECT)
     )(copy.model)
     common_passes.RemoveUnusedNodesPass()(copy.model)
+    look_positions_up(copy)
     if target == "cuda":
         pack_dense_attention(copy)
     return copy

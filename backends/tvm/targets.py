@@ -94,3 +94,8 @@ def found_gpu_arch() -> str | None:
         return None
     version = str(device.compute_version)
     return "sm_" + version.replace(".", "")
+
+
+def device_exists(target: Any) -> bool:
+    """Whether this machine has a device of the target's kind."""
+    return target.kind.name != "cuda" or found_gpu_arch() is not None

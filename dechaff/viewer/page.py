@@ -36,6 +36,7 @@ SCRIPTS = (
     "walking.js",
     "appearance.js",
     "search.js",
+    "code_view.js",
     "keyboard.js",
     "address.js",
     "viewer.js",

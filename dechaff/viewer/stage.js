@@ -11,9 +11,9 @@ function drawToolbar(viewer) {
   for (const button of byId("view-choice").children) {
     const { view } = button.dataset;
     button.setAttribute("aria-pressed", String(view === state.view));
-    button.hidden = !altered && view !== "after" && view !== "text" && view !== state.view;
+    button.hidden = view === "code" ? !step.code : !altered && view !== "after" && view !== "text" && view !== state.view;
   }
-  const isText = state.view === "text";
+  const isText = viewer.showsText || viewer.showsCode;
   byId("text").hidden = !isText;
   byId("panes").hidden = isText;
   for (const id of ["collapse", "expand", "fit", "export"]) byId(id).hidden = isText;

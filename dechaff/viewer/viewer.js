@@ -5,6 +5,7 @@ const VIEWS = [
   ["overlay", "overlay"],
   ["after", "after"],
   ["text", "text"],
+  ["code", "code"],
 ];
 const NARROW = 820;
 
@@ -30,6 +31,15 @@ class Viewer {
 
   get step() {
     return this.steps[this.state.step];
+  }
+
+  get showsCode() {
+    return this.state.view === "code" && Boolean(this.step.code);
+  }
+
+  /** Whether the graph is shown as text; also where code was asked for and the step has none. */
+  get showsText() {
+    return this.state.view === "text" || (this.state.view === "code" && !this.step.code);
   }
 
   /** The comparison of the current step, with its tree and edges; kept once made. */
@@ -68,7 +78,9 @@ class Viewer {
 
   drawStage(refit = false) {
     drawToolbar(this);
-    if (this.state.view === "text") {
+    if (this.showsCode) {
+      drawCode(byId("text"), this.step);
+    } else if (this.showsText) {
       drawText(byId("text"), this.comparison, this);
     } else {
       drawPanes(this);
@@ -118,7 +130,8 @@ class Viewer {
 
   markSelected(reveal) {
     const { selected } = this;
-    if (this.state.view === "text") {
+    if (this.showsCode) return;
+    if (this.showsText) {
       markLine(byId("text"), this.state.node);
       return;
     }

@@ -28,11 +28,14 @@ from .device_functions import (
 def decode_attention(shape: DecodeAttentionShape) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Two kernels, to be run one after the other.
 
-    ``(q, k_cache, v_cache, lengths, context, partial)`` and ``(lengths, partial, S, context)``.
+    ``(q, k_cache, v_cache, lengths, allowed, whole, partial)`` and
+    ``(lengths, whole, partial, S, context)``.
 
-    q, context: [B, num_heads * head_size]. k_cache, v_cache: [B, kv_num_heads, S, head_size].
-    lengths: int64[B], how many keys are in the cache; cut to 0..S, and a sequence without keys
-    gives zeros. partial: float32[partial_rows, head_size + 2], scratch.
+    q, whole, context: [B, num_heads * head_size].
+    k_cache, v_cache: [B, kv_num_heads, S, head_size].
+    lengths: int64[B], how many keys are in the cache; cut to 0..S. allowed: bool[B, S], which of
+    these may be attended to; a sequence without any gives zeros. whole: what needed one block
+    alone. partial: float32[partial_rows, head_size + 2], scratch.
 
     The schedule is LeanAttention's (arXiv 2405.10480, section 4): the key tiles of all (sequence,
     key head) pairs stand in one line, and each thread block takes an equal run of it, so that the
@@ -62,7 +65,10 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
     load_tile, load_queries = cache_copies(shape)
 
     @T.macro
-    def attend_tile(scores, sums, state, q_registers, kv_registers, k_at, v_at, key, length, lane):
+    def attend_tile(
+        scores, sums, state, q_registers, kv_registers, k_at, v_at, allowed, sequence, key, length,
+        lane,
+    ):  # fmt: skip
         """One warp, 16 keys: scores, a step of the online softmax, weighted values.
 
         state: for each of the lane's two rows the largest score and the sum of the weights.
@@ -79,8 +85,12 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                     dtype,
                 )
         for i in T.unroll(8):
-            if key + i // 4 * 8 + lane % 4 * 2 + i % 2 >= length:
-                scores[i] = T.float32(-math.inf)
+            column: T.let[T.int32] = key + i // 4 * 8 + lane % 4 * 2 + i % 2
+            scores[i] = T.if_then_else(
+                T.if_then_else(column < length, allowed[sequence, column], T.bool(False)),
+                scores[i],
+                T.float32(-math.inf),
+            )
         for half in T.unroll(2):
             state[4] = state[half]
             for i in T.unroll(4):
@@ -119,6 +129,7 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
         k_handle: T.handle,
         v_handle: T.handle,
         lengths_handle: T.handle,
+        allowed_handle: T.handle,
         context_handle: T.handle,
         partial_handle: T.handle,
     ):
@@ -129,6 +140,7 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
         k_cache = T.match_buffer(k_handle, (batch, kv_heads, longest, size), dtype)
         v_cache = T.match_buffer(v_handle, (batch, kv_heads, longest, size), dtype)
         lengths = T.match_buffer(lengths_handle, (batch,), "int64")
+        allowed = T.match_buffer(allowed_handle, (batch, longest), "bool")
         context = T.match_buffer(context_handle, (batch, heads * size), dtype)
         partial = T.match_buffer(partial_handle, (partial_rows, size + 2), "float32")
         block = T.launch_thread("blockIdx.x", blocks)
@@ -215,7 +227,8 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                     commit_copies()
                     attend_tile(
                         scores, sums, state, q_registers, kv_registers, k_lane + stage,
-                        v_lane + stage, (first + tile) * KEYS_PER_TILE + warp * 16, length, lane,
+                        v_lane + stage, allowed, sequence[0],
+                        (first + tile) * KEYS_PER_TILE + warp * 16, length, lane,
                     )  # fmt: skip
                 for half in T.unroll(2):
                     state[2 + half] = state[2 + half] + exchange(state[2 + half], 1)
@@ -250,10 +263,13 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                             )
                         joined[1] = T.float32(0)
                         joined[2] = T.float32(0)
+                        state[5] = T.Select(  # with every key forbidden all weights are zero
+                            joined[0] == T.float32(-math.inf), T.float32(0), joined[0]
+                        )
                         for other in T.unroll(4):
                             state[4] = exp2(
                                 load_shared_float(theirs + T.uint32(other * merge_bytes + size * 4))
-                                - joined[0]
+                                - state[5]
                             )
                             joined[1] = joined[1] + state[4] * load_shared_float(
                                 theirs + T.uint32(other * merge_bytes + size * 4 + 4)
@@ -263,7 +279,10 @@ def _attend(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                             )
                         if first == 0 and count == tiles[0]:
                             context[sequence[0], (head * group + row) * size + column] = T.cast(
-                                joined[2] / joined[1], dtype
+                                T.if_then_else(
+                                    joined[1] > T.float32(0), joined[2] / joined[1], T.float32(0)
+                                ),
+                                dtype,
                             )
                         else:
                             place: T.let[T.int32] = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tvm import tirx
 from tvm.script import tirx as T  # noqa: N812
 
@@ -10,7 +12,10 @@ from .device_functions import exp2
 
 
 def combine_attention(shape: DecodeAttentionShape) -> tirx.PrimFunc:
-    """The second kernel of ``decode_attention``: joins the parts of what was cut."""
+    """The second kernel of ``decode_attention``: joins the parts of what was cut.
+
+    What one block computed alone is copied: a function of Relax writes no tensor that it reads.
+    """
     dtype, size, heads, kv_heads = (
         shape.dtype, shape.head_size, shape.num_heads, shape.kv_num_heads,
     )  # fmt: skip
@@ -27,6 +32,7 @@ def combine_attention(shape: DecodeAttentionShape) -> tirx.PrimFunc:
     @T.prim_func(s_tir=True)
     def combine(
         lengths_handle: T.handle,
+        whole_handle: T.handle,
         partial_handle: T.handle,
         longest: T.int64,
         context_handle: T.handle,
@@ -34,6 +40,7 @@ def combine_attention(shape: DecodeAttentionShape) -> tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         batch = T.int32()
         lengths = T.match_buffer(lengths_handle, (batch,), "int64")
+        whole = T.match_buffer(whole_handle, (batch, heads * size), dtype)
         partial = T.match_buffer(partial_handle, (partial_rows, size + 2), "float32")
         context = T.match_buffer(context_handle, (batch, heads * size), dtype)
         sequence = T.launch_thread("blockIdx.y", batch)
@@ -69,6 +76,8 @@ def combine_attention(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                             joined[0] = T.max(
                                 joined[0], partial[(first[0] + 1 + i) * 2 * group + row, size]
                             )
+                        if joined[0] == T.float32(-math.inf):
+                            joined[0] = T.float32(0)
                         joined[1] = partial[(first[0] * 2 + 1) * group + row, size + 1] * exp2(
                             partial[(first[0] * 2 + 1) * group + row, size] - joined[0]
                         )
@@ -84,7 +93,15 @@ def combine_attention(shape: DecodeAttentionShape) -> tirx.PrimFunc:
                                 partial[place, size] - joined[0]
                             )
                         context[sequence, (head * group + row) * size + column] = T.cast(
-                            joined[2] / joined[1], dtype
+                            T.if_then_else(
+                                joined[1] > T.float32(0), joined[2] / joined[1], T.float32(0)
+                            ),
+                            dtype,
                         )
+            else:
+                for turn in T.serial((group * size + 127) // 128):
+                    if turn * 128 + thread < group * size:
+                        place: T.let[T.int32] = head * group * size + turn * 128 + thread
+                        context[sequence, place] = whole[sequence, place]
 
     return combine

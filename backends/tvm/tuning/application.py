@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tvm
@@ -37,7 +38,7 @@ def apply_log(module: Any, target: Any, log: TargetLog, sizes: Sizes) -> Applica
     those that the log's models were tuned at (the smallest sum of ``|log(a / b)|`` over the sizes
     they share); see :func:`~.replay.replay` for how it is carried over.
     """
-    buckets = sorted((model.sizes for model in log.manifest.models), key=_distance_to(sizes))
+    buckets = sorted((model.sizes for model in log.manifest.models), key=distance_to(sizes))
     updated: dict[Any, Any] = {}
     hits, misses, unfit = [], [], []
     for variable, function in module.functions_items():
@@ -70,7 +71,9 @@ def _record(function: Any, target: Any, log: TargetLog, buckets: list[dict[str, 
     return None
 
 
-def _distance_to(wanted: Sizes) -> Any:
+def distance_to(wanted: Sizes) -> Callable[[dict[str, int]], float]:
+    """How far sizes are from those wanted: the sum of ``|log(a / b)|`` over those they share."""
+
     def distance(sizes: dict[str, int]) -> float:
         shared = [name for name in sizes if name in wanted and sizes[name] and wanted[name]]
         return sum(abs(math.log(sizes[name] / wanted[name])) for name in shared)

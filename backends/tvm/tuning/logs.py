@@ -23,6 +23,7 @@ from .log_folder import (
     record_lines,
     target_folders,
 )
+from .product_records import MeasuredProduct, add_products, read_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class TargetSummary:
         models: the models tuned.
         workloads: kernels at static sizes.
         records: schedules measured.
+        products: dense layers measured by a library and by generated code.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TargetSummary:
     models: tuple[TunedModel, ...]
     workloads: int
     records: int
+    products: tuple[MeasuredProduct, ...] = ()
 
 
 def summaries(log: str | os.PathLike[str]) -> list[TargetSummary]:
@@ -73,6 +76,7 @@ def _summary(log: TargetLog) -> TargetSummary:
         tuple(log.manifest.models),
         workloads,
         sum(1 for _ in record_lines(log.folder)),
+        tuple(read_products(log.folder)),
     )
 
 
@@ -100,6 +104,7 @@ def merge(destination: str | os.PathLike[str], sources: Sequence[str | os.PathLi
                 added += 1
             for model in theirs.manifest.models:
                 ours.add_model(model)
+            add_products(ours.folder, read_products(theirs.folder))
     return added
 
 
@@ -135,6 +140,7 @@ def prune(log: str | os.PathLike[str]) -> tuple[int, int]:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
         shutil.copy(folder / MANIFEST, staged / MANIFEST)
+        add_products(staged, read_products(folder))
         kept = meta_schedule.database.JSONDatabase(
             str(staged / WORKLOADS), str(staged / RECORDS), allow_missing=True
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -105,6 +105,21 @@ def at_sizes(function: Any, sizes: Sizes) -> Any | None:
             function, (tvm.ir.Var, lambda variable: values.get(variable, variable)), order="post"
         )
     return tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+
+
+def rows_at(leading: Sequence[Any], sizes: Sizes) -> int | None:
+    """The product of symbolic sizes as a number; None if one is unknown."""
+    rows = 1
+    for size in leading:
+        names = {v: _number(v.name, sizes) for v in tirx.analysis.undefined_vars(size)}
+        if any(number is None for number in names.values()):
+            return None
+        values = {v: tirx.IntImm("int64", n) for v, n in names.items() if n is not None}
+        known = tvm_ffi.structural_map(
+            size, (tvm.ir.Var, lambda variable, values=values: values[variable]), order="post"
+        )
+        rows *= int(tvm.sym.Analyzer().simplify(known))
+    return rows
 
 
 def _is_scalar(parameter: Any) -> bool:

@@ -36,9 +36,39 @@ def test_attention_without_a_mask_keeps_its_numbers(inputs: str, call: str) -> N
         np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-5, atol=1e-6)
 
 
+MASKED = """
+    g (float[B,2,3,8] q, float[B,2,3,8] k, float[B,2,3,8] v) => (y)
+    <bool[1,1,3,WIDTH] mask = {VALUES}, int64[4] shape = {1, 1, 3, 3}>
+    {
+        wide = Expand (mask, shape)
+        y = Attention (q, k, v, wide)
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("width", "values", "kind"),
+    [
+        pytest.param(1, "1, 1, 1", "VarlenAttention", id="true everywhere"),
+        pytest.param(3, "1, 1, 1, 1, 1, 1, 1, 1, 1", "VarlenAttention", id="true, not expanded"),
+        pytest.param(1, "1, 0, 1", "Attention", id="a row is hidden"),
+    ],
+)
+def test_a_mask_that_is_true_everywhere_is_none(width: int, values: str, kind: str) -> None:
+    module = parse(HEADER + MASKED.replace("WIDTH", str(width)).replace("VALUES", values))
+    infer_shapes(module)
+    packed = module.clone()
+    pack_dense_attention(packed)
+    assert [node.op_type for node in packed.graph if "Attention" in node.op_type] == [kind]
+    given = random_inputs(module, {})
+    expected, actual = run_module(module, given), run_module(packed, given)
+    np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("inputs", "call"),
     [
+        (HEADS.replace("S,8]", "1,8]"), "Attention (q, k, v)"),
         (HEADS + ", bool[S,P] mask", "Attention (q, k, v, mask)"),
         (HEADS, "Attention <softcap = 2.0> (q, k, v)"),
         (HEADS, "Attention <is_causal = 1> (q, k, v)"),

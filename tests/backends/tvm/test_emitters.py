@@ -10,6 +10,7 @@ import pytest
 
 from dechaff.backends.tvm import compile_module, resolve_target
 from dechaff.ir import DechaffError, parse
+from tests.dechaff.examples import numbers
 
 from .compiling import compare, refused
 
@@ -175,6 +176,23 @@ def test_products_reductions_and_normalizations() -> None:
         SIZES,
         tolerance=1e-5,
     )
+
+
+def test_convolutions_whose_windows_tile_the_image_or_do_not() -> None:
+    text = f"""
+        <ir_version: 10, opset_import: ["" : 23]>
+        g (float[B,3,6,8] image, float[B,3,7,8] odd) => (plain, biased, overlapping, cut, grouped)
+        <float[5,3,3,2] w = {numbers(5, 3, 3, 2)}, float[5] b = {numbers(5)},
+         float[3,1,3,2] each = {numbers(3, 1, 3, 2)}>
+        {{
+            plain = Conv <strides = [3, 2]> (image, w)
+            biased = Conv <strides = [3, 2]> (image, w, b)
+            overlapping = Conv <strides = [1, 2]> (image, w, b)
+            cut = Conv <strides = [3, 2]> (odd, w, b)
+            grouped = Conv <strides = [3, 2], group = 3> (image, each)
+        }}
+    """
+    compare(text, [{"B": 1}, {"B": 3}], tolerance=1e-5)
 
 
 ATTENTION = """

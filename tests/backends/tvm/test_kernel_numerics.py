@@ -134,6 +134,7 @@ def test_long_sequences_are_started_first() -> None:
 
 
 def test_decode_attention_joins_what_several_blocks_leave() -> None:
+    """Lengths too long, zero and negative; masks with holes, without a key, over a cut."""
     shape = DecodeAttentionShape(4, 2, 64, scale=0.125, blocks=3)
     longest, lengths = 200, np.array([70, 1 << 40, 0, -3, 64])
     batch, cut = len(lengths), np.clip(lengths, 0, longest)
@@ -141,7 +142,10 @@ def test_decode_attention_joins_what_several_blocks_leave() -> None:
     keys, values = (random_half(batch, 2, longest, 64, seed=i) for i in (1, 2))
     for row, length in enumerate(cut):
         keys[row, :, length:] = values[row, :, length:] = POISON
-    context = np.full((batch + 1, 256), POISON)
+    allowed = np.random.default_rng(4).random((batch, longest)) < 0.7
+    allowed[4] = False
+    allowed[1, :70] = False
+    whole, context = (np.full((batch + 1, 256), POISON) for _ in range(2))
     partial = np.full((shape.partial_rows, 66), np.nan, np.float32)
     first, second = (EmulatedKernel(cuda_source(kernel)) for kernel in decode_attention(shape))
     arguments: dict[str, Any] = {
@@ -149,21 +153,25 @@ def test_decode_attention_joins_what_several_blocks_leave() -> None:
         "k_cache": keys,
         "v_cache": values,
         "lengths": lengths,
+        "allowed": allowed,
+        "whole": whole,
         "context": context,
         "partial": partial,
         "batch": batch,
         "longest": longest,
     }
-    first((3, 1, 1), (128, 1, 1), arguments)
+    first((3, 1, 1), (128, 1, 1), arguments | {"context": whole})
     second((2, batch, 1), (128, 1, 1), arguments)
     expected = np.zeros((batch, 4, 64))
     for row, length in enumerate(cut):
         for head in range(4):
             k, v = (t[row, head // 2, :length].astype(np.float64) for t in (keys, values))
             weights = np.exp(k @ q[row].reshape(4, 64)[head].astype(np.float64) * 0.125)
+            weights *= allowed[row, :length]
             expected[row, head] = weights @ v / max(weights.sum(), 1e-30)
     assert_close(context[:-1], expected.reshape(batch, 256))
     assert np.isnan(context[-1]).all(), "written beyond the end"
+    assert np.isnan(whole[-1]).all(), "written beyond the end"
 
 
 @pytest.mark.parametrize(("size", "centered"), [(40, True), (768, False), (2048, True)])

@@ -114,9 +114,10 @@ def test_the_command_writes_a_library(tmp_path: pathlib.Path) -> None:
     source, library = tmp_path / "linear.onnx", tmp_path / "linear.so"
     ir.save(parse(LINEAR).model, source)
     command = ["optimize", str(source), "-o", str(library), "--target", "llvm"]
-    done = CliRunner().invoke(cli, command)
+    done = CliRunner().invoke(cli, [*command, "--products", "library"])
     assert done.exit_code == 0, done.output
     assert library.exists()
+    assert "1 matrix products call numpy's BLAS" in done.output
     done = CliRunner().invoke(cli, [*command[:3], str(tmp_path / "linear.onnx2"), *command[4:]])
     assert done.exit_code == 2
     assert "writes a library, NAME.so" in done.output
