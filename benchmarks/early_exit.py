@@ -8,7 +8,8 @@ Light heads are those trained with the model, where its folder has them, and hea
 to the model's own answers on the training sentences, without their labels. Thresholds are chosen on
 the sentences of ``dev.tsv``, with their labels; accuracy and time are those of ``test.tsv``. Time
 is that of whole runs through ONNX Runtime, in turns with the same model without exits. What is
-calibrated already is not calibrated again, and ``--only-calibrate`` stops there.
+calibrated already is not calibrated again, and ``--only-calibrate`` stops there, with the accuracy
+measured: only what follows needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -103,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     sentences = _read_all(options)
     model = _onnx_file(options)
-    points = _calibrated(options, model, sentences)
+    base, *points = _calibrated(options, model, sentences)
     if options.only_calibrate:
         return 0
-    base = _measure(options, model, points, sentences["test"])
+    _measure(options, model, [base, *points], sentences["test"])
     text = markdown(options, base, points)
     print(text)
     (options.output / "early_exit.md").write_text(text + "\n", "utf-8")
@@ -117,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versions": versions(),
     }
     (options.output / "early_exit.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    plot(record, options.output / "early_exit.png")
+    for ending in ("png", "svg"):
+        plot(record, options.output / f"early_exit.{ending}")
     return 0
 
 
@@ -148,12 +150,12 @@ def _onnx_file(options: argparse.Namespace) -> pathlib.Path:
 def _calibrated(
     options: argparse.Namespace, model: pathlib.Path, sentences: dict[str, Sentences]
 ) -> list[Point]:
-    """The points to measure: for every variant one for each accuracy to be kept."""
+    """The model without exits, then for every variant a point for each accuracy to be kept."""
     path = options.output / "calibration.json"
     if path.exists():
         return [Point(**fields) for fields in json.loads(path.read_text("utf-8"))]
     dev = sentences["dev"]
-    points: list[Point] = []
+    points = [Point("none", "none", 1.0, "default", 0.0)]
     for heads, criterion in _VARIANTS:
         place = _heads(options, model, heads, sentences["train"])
         if place is None:
@@ -166,6 +168,11 @@ def _calibrated(
         for keep, setting in settings.items():
             passes = f"default,{found.passes_for(setting)}"
             points.append(Point(heads, criterion, keep, passes, setting.layers))
+    for point in points:
+        point.accuracy = _accuracy(_optimized(model, point.passes), sentences["test"])
+        print(
+            f"{point.heads}, {point.criterion}, {point.keep:.0%}: {point.accuracy:.4f}", flush=True
+        )
     path.write_text(json.dumps([dataclasses.asdict(p) for p in points], indent=2) + "\n", "utf-8")
     return points
 
@@ -187,22 +194,17 @@ def _heads(
 
 def _measure(
     options: argparse.Namespace, model: pathlib.Path, points: list[Point], test: Sentences
-) -> Point:
-    """Fill in accuracy and time of the points; gives those of the model without exits."""
-    base = Point("none", "none", 1.0, "default", 0.0)
-    contestants = [base, *points]
-    models = [_optimized(model, point.passes) for point in contestants]
-    for point, optimized in zip(contestants, models, strict=True):
-        point.accuracy = _accuracy(optimized, test)
+) -> None:
+    """Fill in the times of the points, of which the first is the model without exits."""
+    models = [_optimized(model, point.passes) for point in points]
     for size in _BATCHES:
         batches = list(test.batches(size, _TIMED_ROWS[size]))
         runs = {str(i): _runner(optimized, batches) for i, optimized in enumerate(models)}
         timings = time_interleaved(runs, options.rounds)
-        for name, point in enumerate(contestants):
-            seconds = statistics.median(timings[str(name)]) / len(batches)
+        for number, point in enumerate(points):
+            seconds = statistics.median(timings[str(number)]) / len(batches)
             point.milliseconds[str(size)] = 1e3 * seconds
-            point.saved[str(size)] = 1 - median_ratio(timings, str(name), "0")
-    return base
+            point.saved[str(size)] = 1 - median_ratio(timings, str(number), "0")
 
 
 def _optimized(model: pathlib.Path, passes: str) -> dechaff.OptimizedModel:

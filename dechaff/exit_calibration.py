@@ -6,20 +6,15 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from dechaff.backends import Session, SessionSettings, lower
-from dechaff.ir import Module, UsageError
-from dechaff.passes import PassList, Rewriter, parse_pass_list, run_passes, tidy
-from dechaff.passes.exits.exit_builder import ExitBuilder
-from dechaff.passes.exits.exit_options import EarlyExitOptions
-from dechaff.passes.exits.exit_plan import ExitPlan, plan_exits, reason_against
-from dechaff.passes.exits.row_flow import RowFlow
-from dechaff.passes.exits.skip_normalizations import split_skip_normalizations
-from dechaff.passes.exits.stacks import find_stacks
+from dechaff.ir import UsageError
+from dechaff.passes import PassList, parse_pass_list, run_passes, tidy
+from dechaff.passes.early_exit import EarlyExit
+from dechaff.passes.exits.exit_options import EarlyExitOptions, with_setting
+from dechaff.passes.exits.exit_probe import probe_exits
+from dechaff.passes.exits.threshold_search import Setting, best_settings
 
 from .arrays import Array, check_inputs
-from .exit_search import ExitScores, Setting, best_settings
 from .model_import import import_model
 from .progress import Progress, show_progress
 
@@ -47,7 +42,7 @@ class ExitCalibration:
 
     def passes_for(self, setting: Setting) -> str:
         """The pass for a setting of the curve."""
-        return _written(self.options, setting)
+        return str(EarlyExit(with_setting(self.options, setting)))
 
     def at(self, keep: float) -> Setting:
         """The fastest setting that keeps a share of the model's right answers on the data."""
@@ -107,97 +102,15 @@ def calibrate_exits(
         layers=layers, criterion=criterion, heads=heads, stack=stack, output=output
     )
     module, _ = run_passes(import_model(model, dict(data[0])), parse_pass_list(passes))
-    plan, names = _probe(module, options)
+    probe = probe_exits(module, options)
+    tidy(module)
     with show_progress(progress) as report:
         served = Session(lower(module), settings=session)
         found: list[dict[str, Array]] = []
         for number, batch in enumerate(data):
             found.append(served.run(check_inputs(module, batch)))
             report(number + 1, len(data), "run the model")
-    scores = _scores(plan, names, found, labels)
+    scores = probe.read(found, labels)
     curve = best_settings(scores)
     found_all = ExitCalibration(curve[0], tuple(curve), scores.full_share, options)
     return dataclasses.replace(found_all, setting=found_all.at(keep))
-
-
-def _probe(
-    module: Module, options: EarlyExitOptions
-) -> tuple[ExitPlan, tuple[list[str], list[str], str]]:
-    """Make scores and answers of all exits the graph outputs, and the model's answer the last."""
-    rewriter = Rewriter(module)
-    split_skip_normalizations(module, rewriter)
-    flow = RowFlow(module)
-    stacks = [s for s in find_stacks(module.graph, rewriter) if options.stack in ("all", s.name)]
-    if len(stacks) != 1:
-        found = ", ".join(repr(s.name) for s in stacks) or "none"
-        raise UsageError(f"calibrate_exits: expected one stack of layers, found {found}: stack=...")
-    refusal = reason_against(stacks[0], flow, module, options)
-    if refusal is not None:
-        raise UsageError(f"calibrate_exits: {refusal[1]}")
-    last = stacks[0].boundaries[-1].producer()
-    assert last is not None
-    with rewriter.rewrite("probe-exits", [last]) as builder:
-        plan = plan_exits(stacks[0], flow, module, options, builder)
-        if plan.logits is None:
-            raise UsageError("calibrate_exits: name the output that answers: output=...")
-        pairs = ExitBuilder(plan, flow, rewriter).probe(builder)
-        copies = [(builder.op("Identity", [a]), builder.op("Identity", [b])) for a, b in pairs]
-    module.graph.outputs[:] = [*(v for pair in copies for v in pair), plan.logits]
-    tidy(module)
-    scores, answers = ([pair[i].name or "" for pair in copies] for i in (0, 1))
-    return plan, (scores, answers, plan.logits.name or "")
-
-
-def _scores(
-    plan: ExitPlan,
-    names: tuple[list[str], list[str], str],
-    found: Sequence[Mapping[str, Array]],
-    labels: Sequence[int] | Array | None,
-) -> ExitScores:
-    score_names, answer_names, last = names
-    answers = np.stack(
-        [
-            np.concatenate([outputs[name].argmax(axis=-1) for outputs in found])
-            for name in (*answer_names, last)
-        ],
-        axis=1,
-    )
-    if answers.ndim != 2:
-        raise UsageError("calibrate_exits: the answer must be logits of each row, float[B, C]")
-    right = answers[:, -1] if labels is None else np.asarray(labels)
-    if right.shape != (len(answers),):
-        raise UsageError(f"calibrate_exits: {len(answers)} rows, labels of shape {right.shape}")
-    if plan.criterion == "patience":
-        scores = _agreements(answers[:, :-1])
-    else:
-        scores = np.stack([np.concatenate([o[name] for o in found]) for name in score_names], 1)
-    rising = plan.criterion != "entropy"
-    return ExitScores(
-        plan.layers,
-        len(plan.stack.boundaries),
-        scores.astype(np.float64),
-        answers == right[:, None],
-        rising,
-        one_threshold=plan.criterion == "patience",
-    )
-
-
-def _agreements(answers: Array) -> Array:
-    """How many exits in a row gave the same answer, up to each exit."""
-    counts = np.zeros(answers.shape)
-    for exit_index in range(1, answers.shape[1]):
-        same = answers[:, exit_index] == answers[:, exit_index - 1]
-        counts[:, exit_index] = np.where(same, counts[:, exit_index - 1] + 1, 0)
-    return counts
-
-
-def _written(options: EarlyExitOptions, setting: Setting) -> str:
-    """The pass as a pass list has it; a setting without exits keeps all, never reached."""
-    parts = {"criterion": options.criterion}
-    if setting.thresholds:
-        parts["layers"] = "+".join(map(str, setting.thresholds))
-        parts["threshold"] = "+".join(f"{value:.6g}" for value in setting.thresholds.values())
-    for name in ("heads", "stack", "output"):
-        if getattr(options, name) != EarlyExitOptions.__dataclass_fields__[name].default:
-            parts[name] = getattr(options, name)
-    return f"early-exit{{{','.join(f'{key}={value}' for key, value in parts.items())}}}"

@@ -8,22 +8,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from dechaff.backends import Session, SessionSettings, lower
 from dechaff.ir import Module, UsageError
-from dechaff.passes import PassList, Rewriter, parse_pass_list, run_passes, tidy
-from dechaff.passes.exits.exit_plan import answer_of, token_layout
-from dechaff.passes.exits.light_heads import LightHead, save_heads, summarize
-from dechaff.passes.exits.row_flow import RowFlow
-from dechaff.passes.exits.stacks import Stack, find_stacks
+from dechaff.passes import PassList, parse_pass_list, run_passes, tidy
+from dechaff.passes.exits.head_fitting import MOST_ROWS, fit_head, probe_heads
+from dechaff.passes.exits.light_heads import LightHead, save_heads
 
 from .arrays import Array, check_inputs
-from .distillation import fit_head
 from .model_import import import_model
 from .progress import Progress, show_progress
-
-_MOST_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +74,9 @@ def fit_exit_heads(
         raise UsageError("fit_exit_heads: there is no batch of inputs")
     imported = import_model(model, dict(data[0]))
     module, _ = run_passes(imported, parse_pass_list(passes))
-    summaries, answer, count = _probe(module, stack, output)
+    probe = probe_heads(module, stack, output)
+    tidy(module)
+    summaries, answer = [value.name or "" for value in probe.summaries], probe.answer.name or ""
     with show_progress(progress) as report:
         rows, targets = _collect(module, data, summaries, answer, session, report)
         heads: dict[int, LightHead] = {}
@@ -88,34 +84,9 @@ def fit_exit_heads(
         for layer, features in enumerate(rows, start=1):
             heads[layer], agreement[layer] = fit_head(features, targets)
             if report is not None:
-                report(layer, count - 1, f"fit the head of layer {layer}")
+                report(layer, len(rows), f"fit the head of layer {layer}")
     save_heads(heads, path)
     return FittedHeads(os.fspath(path), len(targets), agreement)
-
-
-def _probe(module: Module, name: str, output: str) -> tuple[list[str], str, int]:
-    """Make the summary of every layer but the last a graph output, and the answer the other."""
-    rewriter = Rewriter(module)
-    stacks = [s for s in find_stacks(module.graph, rewriter) if name in ("", s.name)]
-    if len(stacks) != 1:
-        found = ", ".join(repr(s.name) for s in stacks) or "none"
-        raise UsageError(f"fit_exit_heads: expected one stack of layers, found {found}: stack=...")
-    stack = stacks[0]
-    answer = answer_of(module.graph, RowFlow(module), stack, output)
-    if answer is None or answer.shape is None or len(answer.shape) != 2:
-        raise UsageError("fit_exit_heads: name the output that holds logits [B, C]: output=...")
-    summaries = _add_summaries(module, stack, rewriter)
-    module.graph.outputs[:] = [*summaries, answer]
-    tidy(module)
-    return [value.name or "" for value in summaries], answer.name or "", len(stack.boundaries)
-
-
-def _add_summaries(module: Module, stack: Stack, rewriter: Rewriter) -> list[ir.Value]:
-    last = stack.boundaries[-1].producer()
-    assert last is not None
-    with rewriter.rewrite("exit-summaries", [last]) as builder:
-        keep_mask, token_index = token_layout(stack, builder)
-        return [summarize(builder, h, keep_mask, token_index) for h in stack.boundaries[:-1]]
 
 
 def _collect(
@@ -136,7 +107,7 @@ def _collect(
         rows += len(outputs[answer])
         if report is not None:
             report(number + 1, len(data), "run the model")
-        if rows >= _MOST_ROWS:
+        if rows >= MOST_ROWS:
             break
     layers = [np.concatenate([outputs[name] for outputs in found]) for name in summaries]
     return layers, np.concatenate([outputs[answer] for outputs in found])

@@ -13,7 +13,7 @@ from dechaff.passes import (
     parse_pass_list,
 )
 
-from .calibration import CalibrationSource, load_calibration
+from .calibration import Calibration, CalibrationSource, load_calibration
 from .model_import import batches_of, example_cases, import_model
 from .optimization_run import OptimizationRun
 from .optimized_model import OptimizedModel
@@ -126,15 +126,17 @@ def optimize(
         batches = batches_of(example_inputs)
         module = import_model(model, *batches[:1])
         examples = example_cases(module, batches)
+        calibrated: Calibration | None = None
+        if calibration is not None:
+            calibrated = load_calibration(module, calibration, tokenizer)
         found: SearchResult | None = None
         if request is not None:
             threads = session or SessionSettings()
-            found = drive(module, chosen, request, settings, threads, report_step)
+            found, calibrated = drive(
+                module, chosen, request, settings, threads, report_step, calibrated
+            )
             chosen = list(found.passes)
         writer = SnapshotWriter(snapshots) if snapshots is not None else None
-        calibrated = None
-        if calibration is not None:
-            calibrated = load_calibration(module, calibration, tokenizer)
         run = OptimizationRun(
             module,
             examples,

@@ -66,6 +66,10 @@ def lower_for_target(
     lower_to = functools.partial(_lower, optimized, batch, sequence, threads, use_cache)
     if target != AUTO:
         return lower_to(target)
+    if any(value.is_initializer() for value in optimized.graph.inputs):
+        reason = "target auto: cpu, since OpenVINO does not take inputs with defaults as they are"
+        served = lower_to("cpu")
+        return dataclasses.replace(served, notes=(*served.notes, reason))
     inputs = typical_case(original, batch, sequence).inputs if example is None else example
     candidates: dict[str, Lowered] = {}
 

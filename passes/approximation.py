@@ -12,6 +12,7 @@ import numpy as np
 from dechaff.ir import Module
 
 from .pass_base import Numerics, Pass
+from .pass_context import CalibrationData
 
 Array = np.ndarray[Any, Any]
 
@@ -29,18 +30,20 @@ class Edit:
         change: the options with the edit in them, made of those found so far; None where the edit
             no longer applies, since what it changes is gone.
         place: edits of one place exclude each other: once one of them is kept, the others are not
-            tried. Empty: the edit stands for itself. Where all edits of a level have one place,
-            such as the thresholds of an exit, they are tried in the order given, those that save
-            most first; else a search for speed or size finds the order.
+            tried. Empty: the edit stands for itself. Where all edits have one place, such as the
+            thresholds of an exit, they are tried in the order given, those that save most first;
+            else the search finds the order.
+        kind: what the edit saves: the time that edits of one kind save is measured together.
     """
 
     name: str
     level: int
     change: Callable[[Any], Any | None]
     place: str = ""
+    kind: str = ""
 
 
-class Calibration(Protocol):
+class Calibration(CalibrationData, Protocol):
     """Inputs that a pass may look at while it proposes edits; a part of the user's data."""
 
     @property
@@ -57,10 +60,10 @@ class Approximation(Pass):
     """A pass that a search over the user's metric can drive.
 
     The search runs the passes before this one, asks it for :meth:`edits`, and tries each as
-    ``type(self)(edit.change(options))`` on a copy of the module, level by level in the order given.
-    It starts from the options that the user wrote, keeps those edits that the metric allows, and
-    hands the module to the passes behind. A pass's options alone decide what it does: no edit may
-    depend on anything else than module and options.
+    ``type(self)(edit.change(options))`` on a copy of the module, by itself; then it tries choices
+    of edits that do least harm for what they save. It starts from the options that the user wrote,
+    keeps the boldest choice that the metric allows, and hands the module to the passes behind. A
+    pass's options decide what it does, with the module and the calibration data alone.
 
     Attributes:
         levels: what the levels are called, coarse to fine.
@@ -68,6 +71,16 @@ class Approximation(Pass):
 
     numerics = Numerics.APPROXIMATE
     levels: ClassVar[tuple[str, ...]]
+
+    @property
+    def saves(self) -> frozenset[str]:
+        """``time``, ``size`` or both: what the edits can save; else they serve accuracy alone."""
+        return frozenset(["time", "size"])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it does nothing but cost time with these options, and is better left out."""
+        return False
 
     @abc.abstractmethod
     def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:

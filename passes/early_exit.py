@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from dechaff.ir import Module
+from dechaff.ir import Module, UsageError
 
-from .approximation import Approximation, Calibration, Edit
+from .approximation import Approximation, Array, Calibration, Edit
 from .exits.exit_builder import ExitBuilder
-from .exits.exit_options import EarlyExitOptions
+from .exits.exit_options import EarlyExitOptions, with_setting
 from .exits.exit_plan import plan_exits, reason_against
+from .exits.exit_probe import probe_exits
+from .exits.head_fitting import fit_heads
+from .exits.light_heads import LightHeads
 from .exits.other_stacks import gather_from_other_stacks
 from .exits.row_flow import RowFlow
 from .exits.skip_normalizations import split_skip_normalizations
 from .exits.stacks import Stack, find_stacks
+from .exits.threshold_search import Setting, best_settings, undominated
+from .pass_context import PassContext
+from .pass_manager import tidy
 from .rewriter import Rewriter
 
 __all__ = ["EarlyExit", "EarlyExitOptions"]
@@ -26,6 +32,10 @@ _TRIED_THRESHOLDS = {
     "patience": (1, 2, 3, 4),
 }
 """Thresholds for all exits alike that a search tries, those that save most first."""
+_MOST_SETTINGS = 16
+"""Settings of layers and thresholds that a search tries at most."""
+_PROBED_ROWS = 1024
+"""Rows of data at which settings are compared at most."""
 
 
 class EarlyExit(Approximation):
@@ -113,12 +123,42 @@ class EarlyExit(Approximation):
                 self._insert(stack, flow, module, rewriter)
                 module.graph.sort()
 
+    @property
+    def saves(self) -> frozenset[str]:
+        """Time; every layer stays, for the rows that need it."""
+        return frozenset(["time"])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no row will ever leave."""
+        return str(self.options.threshold) == "never"
+
     def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
-        """Thresholds for the exits that the options name; none where they name thresholds too."""
-        if self.options.threshold != "never":
+        """Exits and thresholds, the boldest first; none where the options name thresholds.
+
+        Where the answers are classes they are those that save most layers for the rows that are
+        answered otherwise than by the whole model, on the data; without options, light heads that
+        are fitted compete with the similarity of states. Else they are some thresholds for all
+        exits alike.
+        """
+        if self.options.threshold != "never" or not find_stacks(module.graph, Rewriter(module)):
             return []
-        tried = _TRIED_THRESHOLDS[self.options.criterion]
-        return [_threshold_edit(self.options.criterion, value) for value in tried]
+        tried = [self.options]
+        if self.options == EarlyExitOptions():
+            tried.append(EarlyExitOptions(criterion="entropy", heads="fit"))
+        try:
+            found = [
+                (setting, options)
+                for options in tried
+                for setting in _settings(module, options, calibration)
+            ]
+        except UsageError:
+            thresholds = _TRIED_THRESHOLDS[self.options.criterion]
+            return [_threshold_edit(self.options.criterion, value) for value in thresholds]
+        best = undominated([setting for setting, _ in found])
+        chosen = [(setting, options) for setting, options in found if setting in best]
+        chosen = sorted((p for p in chosen if p[0].thresholds), key=lambda pair: pair[0].cost)
+        return [_setting_edit(*pair) for pair in chosen[:: -(-len(chosen) // _MOST_SETTINGS) or 1]]
 
     def _insert(self, stack: Stack, flow: RowFlow, module: Module, rewriter: Rewriter) -> None:
         refusal = reason_against(stack, flow, module, self.options)
@@ -126,8 +166,9 @@ class EarlyExit(Approximation):
             rewriter.miss(self.name, *refusal)
             return
         made = [boundary.producer() for boundary in stack.boundaries]
+        heads = self._fitted_heads(stack, module, rewriter.context)
         with rewriter.rewrite(self.name, [node for node in made if node is not None]) as builder:
-            plan = plan_exits(stack, flow, module, self.options, builder)
+            plan = plan_exits(stack, flow, module, self.options, builder, heads)
             ExitBuilder(plan, flow, rewriter).run(builder)
         rewriter.note(
             f"early-exit: rows may leave {stack.name or 'the model'} after layer "
@@ -135,6 +176,47 @@ class EarlyExit(Approximation):
             f"{self.options.criterion}; the thresholds are the input {plan.thresholds.name!r}; "
             "FLOPs are counted of the layers before the first exit"
         )
+
+    def _fitted_heads(
+        self, stack: Stack, module: Module, context: PassContext
+    ) -> LightHeads | None:
+        if self.options.heads != "fit":
+            return None
+        data = context.calibration_for("early-exit{heads=fit}")
+        return context.once(
+            f"heads of {stack.name}",
+            lambda: fit_heads(module, stack.name, self.options.output, data),
+        )
+
+
+def _settings(module: Module, options: EarlyExitOptions, calibration: Calibration) -> list[Setting]:
+    """Settings of which none beats another in layers run and in answers like the whole model's.
+
+    Raises:
+        UsageError: the model has no answer of classes, or several stacks.
+    """
+    heads = None
+    if options.heads == "fit":
+        heads = fit_heads(module, options.stack, options.output, calibration)
+    probed = module.clone()
+    probe = probe_exits(probed, options, heads)
+    tidy(probed)
+    names = [value.name or "" for value in probe.outputs]
+    arrays: list[dict[str, Array]] = []
+    for found in calibration.values(probed, names):
+        arrays.append(found)
+        if sum(len(each[names[-1]]) for each in arrays) >= _PROBED_ROWS:
+            break
+    return best_settings(probe.read(arrays))
+
+
+def _setting_edit(setting: Setting, options: EarlyExitOptions) -> Edit:
+    name = f"{options.criterion}, {options.heads} heads, {setting.layers:.2f} layers in the mean"
+
+    def change(_: EarlyExitOptions) -> EarlyExitOptions:
+        return with_setting(options, setting)
+
+    return Edit(name, 0, change, place="thresholds", kind="exits")
 
 
 def _threshold_edit(criterion: str, value: float) -> Edit:

@@ -120,6 +120,16 @@ class HardAttention(Approximation):
         if changed and not self.options.is_local:
             rewriter.note("hard-attention: the k best keys of each query; this saves no time")
 
+    @property
+    def saves(self) -> frozenset[str]:
+        """Time with a window; with the best keys nothing, to find them takes every score."""
+        return frozenset(["time"] if self.options.is_local else [])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no attention is chosen."""
+        return bool(self.options.layers == "none")
+
     def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
         """One attention more each, from the last to the first, where the options leave some out."""
         if self.options.layers == "all":
@@ -175,7 +185,7 @@ def _one_more(layer: int) -> Edit:
         chosen = [] if options.layers == "none" else options.layers.split("+")
         return dataclasses.replace(options, layers="+".join([*chosen, str(layer)]))
 
-    return Edit(f"attention {layer}", 0, change)
+    return Edit(f"attention {layer}", 0, change, kind="window")
 
 
 def _reason_against(node: ir.Node) -> str | None:

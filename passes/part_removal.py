@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import constant_value, static_dim
 
-from .matching import is_op, rank, sizes_of
-from .residual_blocks import AttentionBlock, FeedForwardBlock, is_dense, weight_sizes
+from .matching import is_op, only_consumer, rank, sizes_of
+from .reconstruction import Reconstruction
+from .residual_blocks import (
+    AttentionBlock,
+    FeedForwardBlock,
+    ResidualBlock,
+    is_dense,
+    weight_sizes,
+)
 from .rewriter import GraphBuilder, Rewriter
 
 _MAX_NODES_BETWEEN = 16
@@ -19,7 +27,11 @@ _FEATURES = "remove-features"
 
 
 def remove_features(
-    block: FeedForwardBlock, kept: Sequence[int], nodes: Sequence[ir.Node], rewriter: Rewriter
+    block: FeedForwardBlock,
+    kept: Sequence[int],
+    nodes: Sequence[ir.Node],
+    rewriter: Rewriter,
+    reconstruction: Reconstruction | None = None,
 ) -> None:
     """Keep these inner features: columns of the first matrices, rows of the last.
 
@@ -28,10 +40,11 @@ def remove_features(
         kept: the features that stay, ascending.
         nodes: all nodes of the graph in order.
         rewriter: makes the edits.
+        reconstruction: what the last product becomes; None: its matrix loses rows.
     """
     inner = set(block.inner)
     path = [*block.first, *(node for node in nodes if node in inner)]
-    with rewriter.rewrite(_FEATURES, [*path, block.last]) as builder:
+    with rewriter.rewrite(_FEATURES, [*path, *_end(block)]) as builder:
         made: dict[ir.Value, ir.Value] = {}
         for node in path:
             if node in block.first:
@@ -49,12 +62,22 @@ def remove_features(
             made[node.outputs[0]] = _again(builder, node, operands)
         inner_value = block.last.inputs[0]
         assert inner_value is not None  # it has been traced
-        operands = [made[inner_value], _taken(builder, block.last.inputs[1], kept, 0)]
-        builder.replace(block.last.outputs[0], _again(builder, block.last, operands))
+        _multiply(builder, block, made[inner_value], kept, reconstruction)
 
 
-def remove_heads(block: AttentionBlock, kept: Sequence[int], rewriter: Rewriter) -> bool:
+def remove_heads(
+    block: AttentionBlock,
+    kept: Sequence[int],
+    rewriter: Rewriter,
+    reconstruction: Reconstruction | None = None,
+) -> bool:
     """Keep these heads of keys and values, and the heads of queries that they serve.
+
+    Args:
+        block: the block.
+        kept: the heads of keys and values that stay, ascending.
+        rewriter: makes the edits.
+        reconstruction: what the last product becomes; None: its matrix loses rows.
 
     Returns:
         Whether it was possible; if not, the rewriter has been told why.
@@ -67,7 +90,7 @@ def remove_heads(block: AttentionBlock, kept: Sequence[int], rewriter: Rewriter)
     if reason is not None:
         rewriter.miss(_HEADS, block.attention, reason)
         return False
-    with rewriter.rewrite(_HEADS, [block.attention, block.last]) as builder:
+    with rewriter.rewrite(_HEADS, [block.attention, *_end(block)]) as builder:
         operands: list[ir.Value | None] = []
         for path, count, stay in zip(
             paths, (heads, groups, groups), (kept_heads, kept, kept), strict=True
@@ -80,9 +103,52 @@ def remove_heads(block: AttentionBlock, kept: Sequence[int], rewriter: Rewriter)
         attributes |= {"q_num_heads": len(kept_heads), "kv_num_heads": len(kept)}
         context = builder.op("Attention", operands, attributes)
         size = weight_sizes(block.last)[0] // heads
-        weight = _taken(builder, block.last.inputs[1], _features(kept_heads, size), 0)
-        builder.replace(block.last.outputs[0], _again(builder, block.last, [context, weight]))
+        _multiply(builder, block, context, _features(kept_heads, size), reconstruction)
     return True
+
+
+def _end(block: ResidualBlock) -> list[ir.Node]:
+    """The last product, and the addition of its bias, if there is one right behind it."""
+    behind = only_consumer(block.last.outputs[0])
+    has_bias = is_op(behind, "Add") and any(
+        constant_value(operand) is not None for operand in (behind.inputs if behind else ())
+    )
+    return [block.last, behind] if behind is not None and has_bias else [block.last]
+
+
+def _multiply(
+    builder: GraphBuilder,
+    block: ResidualBlock,
+    x: ir.Value,
+    rows: Sequence[int],
+    reconstruction: Reconstruction | None,
+) -> None:
+    """The last product again, of ``x``, with these rows of its matrix or what stands for them."""
+    if reconstruction is None:
+        operands: list[ir.Value | None] = [x, _taken(builder, block.last.inputs[1], rows, 0)]
+        builder.replace(block.last.outputs[0], _again(builder, block.last, operands))
+        return
+    weight = _like(builder, block.last.inputs[1], reconstruction.weight)
+    product = _again(builder, block.last, [x, weight])
+    *_, end = _end(block)
+    if end is block.last:
+        shift = _like(builder, block.last.inputs[1], reconstruction.shift)
+        builder.replace(block.last.outputs[0], builder.op("Add", [product, shift]))
+        return
+    bias = next(operand for operand in end.inputs if constant_value(operand) is not None)
+    tensor = constant_value(bias)
+    assert tensor is not None  # looked for just now
+    moved = _like(builder, bias, tensor.numpy() + reconstruction.shift)
+    builder.replace(end.outputs[0], builder.op("Add", [product, moved]))
+
+
+def _like(builder: GraphBuilder, value: ir.Value | None, array: np.ndarray[Any, Any]) -> ir.Value:
+    """A constant of a type and name like those of another."""
+    tensor = constant_value(value)
+    assert tensor is not None  # the caller has seen it
+    assert value is not None
+    made = ir.tensor(array.astype(tensor.dtype.numpy()), dtype=tensor.dtype)
+    return builder.tensor(made, f"{value.name}_fitted")
 
 
 def _features(heads: Sequence[int], size: int) -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence, Set
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from dechaff.ir import Module, UsageError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+_T = TypeVar("_T")
 
 
 class ActivationWalk(Protocol):
@@ -72,10 +73,23 @@ class PassContext:
         calibration: inputs to measure activations on; None if the caller gave none.
         products_saturate: whether this machine's products of 8-bit integers saturate, so that
             weights must keep to 7 bits.
+        known: what one pass computed of one module, for when it runs on copies of it again.
     """
 
     calibration: CalibrationData | None = None
     products_saturate: bool = False
+    known: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def fresh(self) -> PassContext:
+        """The same for another pass, or for another module."""
+        return dataclasses.replace(self, known={})
+
+    def once(self, name: str, compute: Callable[[], _T]) -> _T:
+        """What ``compute`` gives; where the pass ran on a copy of the module before, gave then."""
+        if name not in self.known:
+            self.known[name] = compute()
+        found: _T = self.known[name]
+        return found
 
     def calibration_for(self, name: str) -> CalibrationData:
         """The calibration data, for a pass that cannot do without.

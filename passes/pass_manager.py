@@ -136,7 +136,8 @@ def run_passes(
         for observer in observers:
             observer.pass_starts(index, len(passes), step)
         snapshot = module.clone()
-        record = _run_one(module, step, measure(snapshot), limit, context)
+        own_context = None if context is None else context.fresh()
+        record = _run_one(module, step, measure(snapshot), limit, own_context)
         if record.rewrites:
             objections = [o.pass_ends(snapshot, module, record) for o in observers]
             reason = next((text for text in objections if text), None)

@@ -67,10 +67,16 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "none": (),
     "default": _DEFAULT,
     "approximate": tuple(step for step in PASSES if step in _DEFAULT or step in _SEARCHED),
+    "compress": (
+        *(step for step in PASSES if step in _DEFAULT or step is Prune),
+        QuantizeDynamic,
+        EarlyExit,
+    ),
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
-``approximate`` adds, each in its place, the passes that a search over the user's metric drives.
+``approximate`` adds, each in its place, the passes that a search over the user's metric drives;
+``compress`` adds 8-bit products, before the exits, behind which layers are in branches.
 
-``merge-qkv`` is in neither: on CPU three products are as fast as one, and the split of the one
+``merge-qkv`` is in none: on CPU three products are as fast as one, and the split of the one
 costs what the two kernel starts saved.
 """

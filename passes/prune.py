@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +14,15 @@ from dechaff.ir import Module, UsageError, constant_value
 from .approximation import Approximation, Calibration, Edit
 from .matching import only_consumer
 from .part_removal import remove_features, remove_heads
+from .pass_context import PassContext
+from .reconstruction import (
+    Moments,
+    Reconstruction,
+    mean_output,
+    order_of_least_harm,
+    reconstruct,
+    second_moments,
+)
 from .removal import Removal
 from .residual_blocks import AttentionBlock, FeedForwardBlock, ResidualBlock, residual_blocks
 from .rewriter import Rewriter
@@ -20,8 +30,8 @@ from .rewriter import Rewriter
 _NORMALIZATIONS = frozenset(
     ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"]
 )
-_CHUNKS = 8
-"""Groups of inner features that a search tries in each feed-forward block."""
+_SHARES = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
+"""Shares of the heads or inner features of a block that a search tries to give up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +45,14 @@ class PruneOptions:
             Where several heads of queries share one of keys and values, heads are counted by the
             latter.
         zeros: remove heads and inner features too that a zero weight keeps from having any effect.
+        reconstruct: let the heads and features of a block that stay make up for those that go, by
+            least squares on calibration data, which it then needs; a block that goes leaves what it
+            added in the mean.
     """
 
     remove: str = ""
     zeros: bool = True
+    reconstruct: bool = False
 
     def __post_init__(self) -> None:
         self.removal()
@@ -61,8 +75,10 @@ class Prune(Approximation):
     Weights, biases, shapes and attributes shrink: nothing is masked. What to remove comes from the
     options, or from the search over a metric (AxFormer, arXiv 2010.03688, section "Accuracy-driven
     pruning"; its order, coarse to fine and from the last layer to the first, is that of the edits).
-    Without options it removes heads and features that zero weights have switched off already, as
-    pruning by masks leaves them.
+    With ``reconstruct`` the last matrix of a block that loses parts is fitted to give what the
+    whole block gave on calibration data (ZipLM, NeurIPS 2023, section 3). Without options the pass
+    removes heads and features that zero weights have switched off already, as pruning by masks
+    leaves them.
 
     Before::
 
@@ -100,25 +116,57 @@ class Prune(Approximation):
         removal = self.options.removal()
         blocks = {block.name: block for block in residual_blocks(module)}
         _check_names(removal, blocks)
+        fit = _Fit(module, blocks, rewriter.context) if self._reconstructs(removal) else None
         nodes = list(module.graph)
         for name, block in blocks.items():
-            gone = removal.parts.get(name, frozenset())
-            if self.options.zeros:
-                gone |= _without_effect(block)
+            named = removal.parts.get(name, frozenset())
+            gone = named | (_without_effect(block) if self.options.zeros else frozenset())
             if gone and name not in removal.blocks:
-                _remove_parts(block, gone, nodes, rewriter)
+                kept = _kept(block, gone)
+                fitted = fit(block, kept) if fit is not None and named else None
+                _remove_parts(block, kept, nodes, rewriter, fitted)
         for name, whole in removal.blocks.items():
-            _remove_block(blocks[name], whole, rewriter)
+            mean = fit.mean(blocks[name]) if fit is not None and not whole else None
+            _remove_block(blocks[name], whole, mean, rewriter)
+
+    def _reconstructs(self, removal: Removal) -> bool:
+        some_blocks = not all(removal.blocks.values())
+        return self.options.reconstruct and (some_blocks or any(removal.parts.values()))
 
     def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
         """Blocks, then heads, then groups of inner features, from the last layer to the first."""
         position = {node: index for index, node in enumerate(module.graph)}
         blocks = sorted(residual_blocks(module), key=lambda b: position[b.last], reverse=True)
+        moments = second_moments(module, blocks, calibration)
+        parts = [edit for block in blocks for edit in _part_edits(block, moments[block.name])]
         return [
             *(edit for block in blocks for edit in _block_edits(block)),
-            *(edit for block in blocks for edit in _head_edits(block)),
-            *_feature_edits(module, blocks, calibration),
+            *(edit for edit in parts if edit.level == 1),
+            *(edit for edit in parts if edit.level == 2),
         ]
+
+
+class _Fit:
+    """What last products become; worked out once for the same parts of the same module."""
+
+    def __init__(
+        self, module: Module, blocks: Mapping[str, ResidualBlock], context: PassContext
+    ) -> None:
+        data = context.calibration_for("prune{reconstruct=true}")
+        self._context = context
+        self._moments = context.once(
+            "moments", lambda: second_moments(module, list(blocks.values()), data)
+        )
+
+    def __call__(self, block: ResidualBlock, kept: Sequence[int]) -> Reconstruction:
+        moments, count = self._moments[block.name], _num_parts(block)
+        return self._context.once(
+            f"{block.name} {kept}", lambda: reconstruct(block, moments, kept, count)
+        )
+
+    def mean(self, block: ResidualBlock) -> np.ndarray[Any, Any] | None:
+        """What a block adds in the mean."""
+        return mean_output(block, self._moments[block.name])
 
 
 def _check_names(removal: Removal, blocks: dict[str, ResidualBlock]) -> None:
@@ -140,15 +188,22 @@ def _num_parts(block: ResidualBlock) -> int:
     return block.width if isinstance(block, FeedForwardBlock) else 0
 
 
+def _kept(block: ResidualBlock, gone: frozenset[int]) -> list[int]:
+    """The parts that stay; of all parts one does, since a block without any is no block."""
+    return [part for part in range(_num_parts(block)) if part not in gone] or [0]
+
+
 def _remove_parts(
-    block: ResidualBlock, gone: frozenset[int], nodes: Sequence[ir.Node], rewriter: Rewriter
+    block: ResidualBlock,
+    kept: Sequence[int],
+    nodes: Sequence[ir.Node],
+    rewriter: Rewriter,
+    fitted: Reconstruction | None,
 ) -> None:
-    """Take parts out; of all parts one stays, since a block without any is no block."""
-    kept = [part for part in range(_num_parts(block)) if part not in gone] or [0]
     if isinstance(block, AttentionBlock):
-        remove_heads(block, kept, rewriter)
+        remove_heads(block, kept, rewriter, fitted)
     elif isinstance(block, FeedForwardBlock):
-        remove_features(block, kept, nodes, rewriter)
+        remove_features(block, kept, nodes, rewriter, fitted)
 
 
 def _without_effect(block: ResidualBlock) -> frozenset[int]:
@@ -159,13 +214,19 @@ def _without_effect(block: ResidualBlock) -> frozenset[int]:
     return frozenset(np.flatnonzero(~alive).tolist())
 
 
-def _remove_block(block: ResidualBlock, whole: bool, rewriter: Rewriter) -> None:
+def _remove_block(
+    block: ResidualBlock, whole: bool, mean: np.ndarray[Any, Any] | None, rewriter: Rewriter
+) -> None:
     end = block.addition
     behind = only_consumer(end.outputs[0])
     if whole and behind is not None and behind.op_type in _NORMALIZATIONS:
         end = behind
     with rewriter.rewrite("remove-block", [block.last, end]) as builder:
-        builder.replace(end.outputs[0], block.skip)
+        left = block.skip
+        if mean is not None and block.skip.dtype is not None:
+            constant = builder.constant(mean.astype(block.skip.dtype.numpy()), f"{block.name}.mean")
+            left = builder.op("Add", [block.skip, constant])
+        builder.replace(end.outputs[0], left)
 
 
 def _block_edits(block: ResidualBlock) -> Iterator[Edit]:
@@ -176,9 +237,12 @@ def _block_edits(block: ResidualBlock) -> Iterator[Edit]:
             removal = options.removal()
             if block.name in removal.blocks:
                 return None
-            return _with(options, removal.with_block(block.name, whole=whole))
+            removal = removal.with_block(block.name, whole=whole)
+            reconstruct = options.reconstruct or not whole
+            return dataclasses.replace(options, remove=str(removal), reconstruct=reconstruct)
 
-        return Edit(f"{block.name}.whole" if whole else block.name, 0, change, block.name)
+        kind = f"{_kind(block)}, whole" if whole else _kind(block)
+        return Edit(f"{block.name}.whole" if whole else block.name, 0, change, block.name, kind)
 
     yield remove(False)
     behind = only_consumer(block.addition.outputs[0])
@@ -186,65 +250,34 @@ def _block_edits(block: ResidualBlock) -> Iterator[Edit]:
         yield remove(True)
 
 
-def _head_edits(block: ResidualBlock) -> Iterator[Edit]:
-    if isinstance(block, AttentionBlock):
-        for head in range(block.num_groups):
-            name = f"{block.name}.heads.{head}"
-            yield Edit(name, 1, _part_change(block.name, [head], block.num_groups))
+def _kind(block: ResidualBlock) -> str:
+    return "attention block" if isinstance(block, AttentionBlock) else "feed-forward block"
 
 
-def _part_change(block: str, parts: Sequence[int], of: int) -> _Change:
-    return _Change(block, tuple(parts), of)
+def _part_edits(block: ResidualBlock, moments: Moments) -> Iterator[Edit]:
+    """Give up shares of a block's parts, those first that the others can best make up for."""
+    count = _num_parts(block)
+    order = order_of_least_harm(block, moments, count)
+    what, level = ("heads", 1) if isinstance(block, AttentionBlock) else ("features", 2)
+    for number in dict.fromkeys(round(share * count) for share in _SHARES):
+        if 0 < number <= len(order):
+            change = _WithoutParts(block.name, tuple(order[:number]), count)
+            name = f"{number} of {count} {block.name}.{what}"
+            yield Edit(name, level, change, block.name, what)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Change:
-    """Options with more parts of a block removed; None if the block is gone, or would be empty."""
+class _WithoutParts:
+    """Options with parts of a block removed; None if the block is gone, or would be empty."""
 
     block: str
     parts: tuple[int, ...]
-    of: int
+    count: int
 
     def __call__(self, options: PruneOptions) -> PruneOptions | None:
         removal = options.removal()
         gone = removal.parts.get(self.block, frozenset()) | frozenset(self.parts)
-        if self.block in removal.blocks or len(gone) >= self.of:
+        if self.block in removal.blocks or len(gone) >= self.count:
             return None
-        return _with(options, removal.with_parts(self.block, self.parts))
-
-
-def _feature_edits(
-    module: Module, blocks: Sequence[ResidualBlock], calibration: Calibration
-) -> Iterator[Edit]:
-    """The least important eighth of each block's inner features, then the next, and so on."""
-    dense = [block for block in blocks if isinstance(block, FeedForwardBlock)]
-    importance = _importance(module, dense, calibration)
-    for chunk in range(_CHUNKS - 1):
-        for block in dense:
-            order = np.argsort(importance[block.name], kind="stable")
-            parts = sorted(np.array_split(order, _CHUNKS)[chunk].tolist())
-            if parts:
-                name = f"{block.name}.features, eighth {chunk + 1}"
-                yield Edit(name, 2, _part_change(block.name, parts, block.width))
-
-
-def _importance(
-    module: Module, blocks: Sequence[FeedForwardBlock], calibration: Calibration
-) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """float64[width] by block: the mean size of a feature times the length of its row behind it."""
-    names = [str(block.last.inputs[0].name) for block in blocks if block.last.inputs[0]]
-    totals = dict.fromkeys(names, np.float64(0))
-    for values in calibration.values(module, names):
-        for name, value in values.items():
-            totals[name] += np.abs(value.astype(np.float64)).reshape(-1, value.shape[-1]).sum(0)
-    found: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
-    for block, name in zip(blocks, names, strict=True):
-        tensor = constant_value(block.last.inputs[1])
-        assert tensor is not None  # a block ends in a dense node
-        rows = np.linalg.norm(tensor.numpy().astype(np.float64), axis=1)
-        found[block.name] = np.asarray(totals[name] * rows)
-    return found
-
-
-def _with(options: PruneOptions, removal: Removal) -> PruneOptions:
-    return dataclasses.replace(options, remove=str(removal))
+        removal = removal.with_parts(self.block, self.parts)
+        return dataclasses.replace(options, remove=str(removal), reconstruct=True)

@@ -1,8 +1,11 @@
 """``python -m benchmarks.accuracy_driven``: a classifier pruned under its accuracy, and its peers.
 
 MODEL is a folder that ``examples/finetune_sst2.py`` wrote, DATA the folder of sentences. The search
-sees the dev sentences only; accuracy is that of the test sentences, time that of the first batches
-of them as they come, padded to the longest of each batch.
+sees the dev sentences only, and the training sentences without their labels; accuracy is that of
+the test sentences, time that of the first batches of them as they come, padded to the longest of
+each batch. Pruning is searched; ``--passes compress`` asks for the whole chain.
+With ``--folder`` what was searched is not searched again, so that searches can be made first
+(``--only-search``), and times be measured when the machine is quiet.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import random
 import statistics
 import sys
 import tempfile
@@ -22,10 +26,12 @@ import numpy as np
 
 import dechaff
 from benchmarks.exports import Exports
+from benchmarks.inputs import Inputs
 from benchmarks.machine import versions
 from benchmarks.measure import median_ratio, time_interleaved
 from benchmarks.peers import DECHAFF, PEERS, Peer, Task, dechaff_peer, installed
 from dechaff.backends.onnxruntime.threads import usable_cores
+from dechaff.settings import AUTO
 
 from .sentences import SavedClassifier, inputs_of
 
@@ -33,6 +39,8 @@ _DENSE = ("torch", "openvino", "ort18", "ort23", "ort18-fused", "ort23-fused")
 _MODES = ("accuracy", "size", "speed")
 _SEARCHED_ROWS = 32
 """Sentences in a batch of the search, which need not be batches as they are served."""
+_CALIBRATION_SENTENCES = 2048
+_FOUND = "found.json"
 _PRUNING = "approximate,-early-exit"
 
 
@@ -44,11 +52,13 @@ class Found:
         mode: what was asked for.
         pass_list: what it found.
         summary: the search in figures.
+        model: it, for the runtime that is faster.
     """
 
     mode: str
     pass_list: str
     summary: dict[str, Any]
+    model: dechaff.OptimizedModel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,13 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     model = SavedClassifier(options.model)
     found = [_search(model, options, mode) for mode in options.modes]
+    if options.only_search:
+        return 0
     with tempfile.TemporaryDirectory(prefix="dechaff-benchmark-") as folder:
         rows = _measure(model, options, found, pathlib.Path(folder))
     record = {
         "setting": {name: str(value) for name, value in vars(options).items()},
         "versions": versions(),
         "rows": rows,
-        "searches": [dataclasses.asdict(item) for item in found],
+        "searches": [
+            {"mode": item.mode, "pass_list": item.pass_list, "summary": item.summary}
+            for item in found
+        ],
     }
     print(to_markdown(record))
     if options.json is not None:
@@ -72,28 +87,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> Found:
-    rows = _SEARCHED_ROWS
-    data = model.batches(options.data, "dev", rows, options.limit, by_length=True)
-    optimized = dechaff.optimize(
-        model.module,
-        _tensors(data[0]),
-        passes=options.passes,
-        metric="accuracy",
-        data=data,
-        mode=mode,
-        max_drop=options.max_drop,
-        budget=options.budget,
-        seed=options.seed,
-        search_folder=None if options.folder is None else options.folder / f"{model.name}-{mode}",
-        verify="off",
-        session=dechaff.SessionSettings(usable_cores()),
+    """Search, or read what an earlier run found; make the model for the faster runtime."""
+    example = _tensors(model.batches(options.data, "dev", _SEARCHED_ROWS, _SEARCHED_ROWS)[0])
+    given: dict[str, Any] = {
+        "verify": "off",
+        "session": dechaff.SessionSettings(options.threads),
+        "calibration": _calibration(model, options),
+    }
+    folder = None if options.folder is None else options.folder / f"{model.name}-{mode}"
+    summary = _read_found(folder)
+    if summary is None:
+        optimized = dechaff.optimize(
+            model.module,
+            example,
+            passes=options.passes,
+            metric="accuracy",
+            data=model.batches(options.data, "dev", _SEARCHED_ROWS, options.limit, by_length=True),
+            mode=mode,
+            max_drop=options.max_drop,
+            budget=options.budget,
+            seed=options.seed,
+            search_folder=folder,
+            **given,
+        )
+        assert optimized.report is not None  # optimize() always gives one
+        search = optimized.report.search
+        assert search is not None  # a metric was given
+        summary = search.to_dict()
+        _keep_found(folder, summary)
+        if options.plot is not None:
+            options.plot.mkdir(parents=True, exist_ok=True)
+            for ending in ("png", "svg"):
+                search.plot(options.plot / f"{model.name}-{mode}.{ending}")
+    passes = summary["passes"]
+    served = dechaff.optimize(model.module, example, target=AUTO, passes=passes, **given)
+    return Found(mode, passes, summary, served)
+
+
+def _read_found(folder: pathlib.Path | None) -> dict[str, Any] | None:
+    path = None if folder is None else folder / _FOUND
+    if path is None or not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _keep_found(folder: pathlib.Path | None, summary: dict[str, Any]) -> None:
+    if folder is not None:
+        (folder / _FOUND).write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+
+
+def _calibration(model: SavedClassifier, options: argparse.Namespace) -> list[Inputs]:
+    """Training sentences without their labels, of any length from the first batch on."""
+    data = model.batches(
+        options.data, "train", _SEARCHED_ROWS, _CALIBRATION_SENTENCES, by_length=True
     )
-    assert optimized.report is not None  # optimize() always gives one
-    search = optimized.report.search
-    assert search is not None  # a metric was given
-    if options.plot is not None:
-        search.plot(options.plot / f"{model.name}-{mode}.svg")
-    return Found(mode, search.pass_list, search.to_dict())
+    random.Random(options.seed).shuffle(data)
+    return [inputs_of(batch) for batch in data]
 
 
 def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +160,8 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """A row for each contestant: times on the first test batches, accuracy on all of them."""
     test = model.batches(options.data, "test", options.batch, options.limit)
-    exports, sessions = Exports(model, folder), dict[str, Any]()
+    exports = Exports(model, folder)
+    sessions: dict[str, Any] = {item.pass_list: item.model for item in found}
     peers: dict[str, Peer] = {name: PEERS[name] for name in installed([*options.peers, DECHAFF])}
     for item in found:
         peers[item.mode] = dechaff_peer(f"dechaff, mode {item.mode}", item.pass_list)
@@ -118,7 +169,7 @@ def _measure(
     accuracy: dict[str, float] = {}
     for name, peer in peers.items():
         tasks = [
-            Task(model, exports, "torch", usable_cores(), inputs_of(batch), sessions=sessions)
+            Task(model, exports, "torch", options.threads, inputs_of(batch), sessions=sessions)
             for batch in (test[: options.batches] if name in _DENSE else test)
         ]
         runners = [peer.build(task) for task in tasks]
@@ -182,11 +233,12 @@ def to_markdown(record: dict[str, Any]) -> str:
         ]
     for item in record["searches"]:
         row = next(row for row in record["rows"] if row["name"] == item["mode"])
+        complete = "" if item["summary"]["complete"] else " (cut by its budget)"
         lines.append(
             f"- mode {item['mode']}: {1 / row['ratio']:.2f}x faster than dechaff exact, layers "
             f"{base['layers_megabytes'] / row['layers_megabytes']:.2f}x smaller, all weights "
             f"{base['megabytes'] / row['megabytes']:.2f}x; test accuracy {base['accuracy']:.4f} -> "
-            f"{row['accuracy']:.4f}; {item['summary']['seconds']:.0f} s of search; "
+            f"{row['accuracy']:.4f}; {item['summary']['seconds']:.0f} s of search{complete}; "
             f"passes `{item['pass_list']}`"
         )
     return "\n".join(lines)
@@ -217,6 +269,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=pathlib.Path, help="where searches go on if stopped")
     parser.add_argument("--plot", type=pathlib.Path, help="folder for a plot of each search")
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--only-search", action="store_true", help="measure in a later run")
     return parser.parse_args(arguments)
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dechaff.backends import SessionSettings
+from dechaff.backends import SessionSettings, products_saturate
+from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError
-from dechaff.passes import Pass, apply_pass, tidy
+from dechaff.passes import Pass, PassContext, apply_pass, tidy
 from dechaff.progress import ProgressFunction
 from dechaff.settings import Settings
 from dechaff.target_lowering import lower_for_target
 
-from .engine import search
+from .engine import Surroundings, search
 from .metrics import Metric, MetricFunction, make_metric
 from .pareto import measure_points
 from .result import SearchResult
 from .search_settings import SearchSettings
+from .searched_inputs import SearchedInputs
 from .validation import split_data
 
 
@@ -65,7 +68,8 @@ def drive(
     settings: Settings,
     session: SessionSettings,
     report: ProgressFunction,
-) -> SearchResult:
+    calibration: Calibration | None = None,
+) -> tuple[SearchResult, Calibration]:
     """Search, then measure what was found beside the original on data that the search never saw.
 
     Args:
@@ -75,6 +79,10 @@ def drive(
         settings: target and cache.
         session: threads, affinity and memory.
         report: is told of the progress: seconds spent, seconds allowed, what is being tried.
+        calibration: what passes may look at; None: the inputs of the searched part of the data.
+
+    Returns:
+        What was found, and what passes have looked at.
 
     Raises:
         UsageError: metric, data or passes do not do; the message says what would.
@@ -83,22 +91,35 @@ def drive(
     data = split_data(module, request.data, request.settings.seed)
     original = module.clone()
     tidy(original)
-    found = search(original, passes, data, metric, request.settings, session, report)
+    example = data.searched[0].inputs
+    own = [item.inputs for item in data.searched]
+    given = calibration or Calibration(own, "the searched part of the data")
+    inputs = SearchedInputs(given.batches, given.source, given.tokens)
+
+    def serve(made: Module) -> Module:
+        return lower_for_target(made, module, settings, example, session).module
+
+    around = Surroundings(session, inputs, serve, settings.cache, report)
+    found = search(original, passes, data, metric, request.settings, around)
+    contexts = collections.defaultdict[str, PassContext](
+        lambda: PassContext(inputs, products_saturate())
+    )
 
     def build(chosen: Sequence[Pass]) -> Module:
         made = module.clone()
         tidy(made)
-        for step in chosen:
-            apply_pass(made, step)
-        example = data.searched[0].inputs
-        return lower_for_target(made, module, settings, example, session).module
+        for index, step in enumerate(chosen):
+            # The models on the way are made alike up to a pass that was searched.
+            before = ",".join(map(str, chosen[:index]))
+            apply_pass(made, step, context=contexts[before])
+        return serve(made)
 
     report(0, 1, "measuring what was found")
     points = measure_points(found.points, build, data.held_out, metric, session)
     first, last = points[0].held_out, points[-1].held_out
     assert first is not None  # measured just now
     assert last is not None
-    return SearchResult(
+    result = SearchResult(
         metric=metric.name,
         mode=request.settings.mode,
         max_drop=request.settings.allowed_drop,
@@ -110,3 +131,4 @@ def drive(
         complete=found.complete,
         seconds=found.seconds,
     )
+    return result, inputs

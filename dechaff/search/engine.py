@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from dechaff.backends import SessionSettings
+from dechaff.backends import SessionSettings, machine_name, products_saturate
+from dechaff.cache import cached
 from dechaff.ir import Module, UsageError
 from dechaff.nominal_sizes import nominal_sizes
-from dechaff.passes import Approximation, Numerics, Pass, apply_pass
+from dechaff.passes import Approximation, Numerics, Pass, PassContext, apply_pass
 from dechaff.progress import ProgressFunction
+from dechaff.versions import package_versions
 
 from .journal import Journal, module_digest
 from .metrics import Metric
-from .pass_search import PassSearch, SearchedInputs
+from .pass_search import PassSearch
 from .result import Decision, Point
+from .savings import Serve
 from .search_settings import SearchSettings
+from .searched_inputs import SearchedInputs
 from .state import OutOfTimeError, SearchState
 from .trials import Limit, Trials
 from .validation import ValidationData
@@ -42,19 +48,38 @@ class Found:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a search needs to know of where its result is to run.
+
+    Attributes:
+        session: threads, affinity and memory.
+        inputs: what passes may look at.
+        serve: makes of a module that the passes are done with the one to be served.
+        use_cache: whether times that an earlier search measured will do.
+        report: is told of the progress.
+    """
+
+    session: SessionSettings
+    inputs: SearchedInputs
+    serve: Serve
+    use_cache: bool
+    report: ProgressFunction
+
+
 def search(
     module: Module,
     passes: Sequence[Pass],
     data: ValidationData,
     metric: Metric,
     settings: SearchSettings,
-    session: SessionSettings | None,
-    report: ProgressFunction,
+    around: Surroundings,
 ) -> Found:
     """Search over the approximate passes of a list, one after the other, in its order.
 
     Each may use up its share of the allowed drop, and what those before it left: the first of two
-    half of it, the second all.
+    half of it, the second all; likewise of the budget. Passes that cannot save what the mode wants
+    are not searched.
 
     Args:
         module: the imported model, tidy; it is not changed.
@@ -62,34 +87,65 @@ def search(
         data: of which the searched part is looked at.
         metric: what must be kept.
         settings: what is asked for.
-        session: threads, affinity and memory.
-        report: is told of the progress.
+        around: where the result is to run.
 
     Raises:
         UsageError: no pass of the list can be searched; the metric fails on the original.
     """
-    searchable = [index for index, step in enumerate(passes) if isinstance(step, Approximation)]
-    if not searchable:
+    searchable = _searchable(passes, settings.mode)
+    state = _begin(module, passes, data, metric, settings, around)
+    context = PassContext(around.inputs, products_saturate())
+    current = module.clone()
+    for index in range(len(passes)):
+        share = (searchable.index(index) + 1) / len(searchable) if index in searchable else 0.0
+        if share and state.allow(share):
+            least = state.points[0].searched - share * settings.allowed_drop
+            serve = functools.partial(_serve, state.passes[index + 1 :], context, around)
+            try:
+                PassSearch(state, index, current, least, around.inputs, serve).run()
+            except OutOfTimeError:
+                state.complete = False
+        if not _is_idle(state.passes[index]):
+            apply_pass(current, state.passes[index], context=context.fresh())
+    _judge_whole(state, current)
+    return Found(
+        tuple(step for step in state.passes if not _is_idle(step)),
+        tuple(state.decisions),
+        tuple(state.points),
+        state.complete,
+        state.seconds,
+    )
+
+
+def _searchable(passes: Sequence[Pass], mode: str) -> list[int]:
+    """Places of the passes whose edits serve the mode."""
+    wanted = {"speed": "time", "size": "size"}.get(mode)
+    approximate = [(i, step) for i, step in enumerate(passes) if isinstance(step, Approximation)]
+    found = [i for i, step in approximate if wanted is None or wanted in step.saves]
+    if not approximate:
         raise UsageError(
             "a metric is given, but no pass of the list trades accuracy for anything: name one, as "
             "in passes='approximate'"
         )
-    state = _begin(module, passes, data, metric, settings, session, report)
-    calibration = SearchedInputs([item.inputs for item in data.searched])
-    current, complete = module.clone(), True
-    for index in range(len(passes)):
-        if index in searchable and complete:
-            share = (searchable.index(index) + 1) / len(searchable)
-            least = state.points[0].searched - share * settings.allowed_drop
-            try:
-                PassSearch(state, index, current, least).run(calibration)
-            except OutOfTimeError:
-                complete = False
-        apply_pass(current, state.passes[index])
-    _judge_whole(state, current)
-    return Found(
-        tuple(state.passes), tuple(state.decisions), tuple(state.points), complete, state.seconds
-    )
+    if not found:
+        names = ", ".join(step.name for _, step in approximate)
+        raise UsageError(f"mode {mode}: {names} can save no {wanted}; add prune, or another mode")
+    return found
+
+
+def _is_idle(step: Pass) -> bool:
+    return isinstance(step, Approximation) and step.is_idle
+
+
+def _serve(
+    rest: Sequence[Pass], context: PassContext, around: Surroundings, made: Module
+) -> Module:
+    """The module that is served in the end of one that some of the passes are done with."""
+    served = made.clone()
+    for step in rest:
+        if not _is_idle(step):
+            apply_pass(served, step, context=context.fresh())
+    return around.serve(served)
 
 
 def _judge_whole(state: SearchState, result: Module) -> None:
@@ -110,8 +166,7 @@ def _begin(
     data: ValidationData,
     metric: Metric,
     settings: SearchSettings,
-    session: SessionSettings | None,
-    report: ProgressFunction,
+    around: Surroundings,
 ) -> SearchState:
     """Run the original, and check the metric on it."""
     identity = {
@@ -125,15 +180,36 @@ def _begin(
     }
     folder = None if settings.folder is None else pathlib.Path(settings.folder)
     journal = Journal(folder, identity)
-    trials = Trials(module, data.searched, metric, journal, settings.seed, session)
+    trials = Trials(module, data.searched, metric, journal, settings.seed, around.session)
     exact = tuple(step for step in passes if step.numerics is not Numerics.APPROXIMATE)
     return SearchState(
         settings=settings,
         trials=trials,
         sizes=nominal_sizes(module, data.searched[0].inputs),
-        report=report,
+        session=around.session,
+        measured=functools.partial(_measured, journal, identity, around),
+        report=around.report,
         passes=list(passes),
         loss=trials.original_loss,
         score=trials.original_score,
         points=[Point("original", exact, trials.original_score)],
     )
+
+
+def _measured(
+    journal: Journal,
+    identity: Mapping[str, Any],
+    around: Surroundings,
+    what: str,
+    measure: Callable[[], float],
+) -> float:
+    """A share of time: from the journal, else from an earlier search, else measured now."""
+    key = {
+        "measured": "share of time saved",
+        "of": what,
+        "search": {name: identity[name] for name in ("model", "data", "passes")},
+        "threads": around.session.num_threads,
+        "machine": machine_name(),
+        "onnxruntime": package_versions()["onnxruntime"],
+    }
+    return journal.measured(what, lambda: float(cached(key, measure, use=around.use_cache)))

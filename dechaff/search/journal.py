@@ -1,4 +1,4 @@
-"""Outcomes of trials, kept in a folder: a search that was stopped goes on where it was."""
+"""Outcomes of trials, and times, kept in a folder: a search that was stopped goes on from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dechaff.ir import Module, UsageError
@@ -22,11 +22,13 @@ class Outcome:
         loss: mean loss over the rows seen.
         score: the metric; None if the trial ended early.
         seconds: time of the trial.
+        error: standard error of the difference of its loss from the original's.
     """
 
     loss: float
     score: float | None
     seconds: float
+    error: float = 0.0
 
 
 class Journal:
@@ -43,6 +45,7 @@ class Journal:
             UsageError: it is of another search.
         """
         self._outcomes: dict[str, Outcome] = {}
+        self._measured: dict[str, float] = {}
         self._path = None if folder is None else folder / _FILE
         if self._path is None:
             return
@@ -62,11 +65,15 @@ class Journal:
         self._path.write_text("".join(f"{line}\n" for line in self._lines(head)), "utf-8")
 
     def _lines(self, head: str) -> list[str]:
-        return [head, *(_line(key, outcome) for key, outcome in self._outcomes.items())]
+        measured = (_measured_line(what, value) for what, value in self._measured.items())
+        return [head, *measured, *(_line(key, found) for key, found in self._outcomes.items())]
 
     def _read(self, line: str) -> None:
         try:
             entry = json.loads(line)
+            if "measured" in entry:
+                self._measured[entry["measured"]] = entry["value"]
+                return
             tried = entry.pop("tried")
         except ValueError:
             return  # the line that a kill cut short
@@ -79,9 +86,23 @@ class Journal:
     def add(self, tried: str, outcome: Outcome) -> None:
         """Keep the outcome of a trial."""
         self._outcomes[tried] = outcome
+        self._write(_line(tried, outcome))
+
+    def measured(self, what: str, measure: Callable[[], float]) -> float:
+        """A measurement, taken if it is not known."""
+        if what not in self._measured:
+            self._measured[what] = measure()
+            self._write(_measured_line(what, self._measured[what]))
+        return self._measured[what]
+
+    def _write(self, line: str) -> None:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(tried, outcome) + "\n")
+                file.write(line + "\n")
+
+
+def _measured_line(what: str, value: float) -> str:
+    return json.dumps({"measured": what, "value": value})
 
 
 def _line(tried: str, outcome: Outcome) -> str:

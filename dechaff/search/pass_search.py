@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from dechaff.arrays import Array, Arrays
-from dechaff.ir import Module, graph_cost, num_parameters
-from dechaff.passes import Approximation, Edit, Pass, apply_pass
-from dechaff.probing import fetch_values_of_batches
+from dechaff.backends import products_saturate
+from dechaff.ir import Module
+from dechaff.passes import Approximation, Edit, Pass, PassContext, apply_pass
 
 from .journal import Outcome
 from .result import Decision
+from .savings import NOTHING, Savings, Serve, share_of_time_saved
+from .searched_inputs import SearchedInputs
 from .state import SearchState
 from .trials import Limit
+from .upgrades import Worth, chosen, upgrades
 
 _Variant = tuple[Module, Approximation]
 """The module that an edit makes, and the pass that makes it."""
 
 
-class SearchedInputs:
-    """The searched batches, for passes that look at data."""
-
-    def __init__(self, inputs: Sequence[Arrays]) -> None:
-        self._inputs = inputs
-
-    @property
-    def inputs(self) -> Sequence[Arrays]:
-        """Batches of graph inputs by name."""
-        return self._inputs
-
-    def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """What values of the module hold on each batch, by name."""
-        return fetch_values_of_batches(module, names, self._inputs)
-
-
 class PassSearch:
     """The search over the edits of one pass."""
 
-    def __init__(self, state: SearchState, index: int, module: Module, least_score: float) -> None:
+    def __init__(
+        self,
+        state: SearchState,
+        index: int,
+        module: Module,
+        least_score: float,
+        inputs: SearchedInputs,
+        serve: Serve,
+    ) -> None:
         """Make ready.
 
         Args:
@@ -47,127 +41,185 @@ class PassSearch:
             index: where the pass stands in the list.
             module: the module before the pass; it is not changed.
             least_score: what the metric must not fall below.
+            inputs: what the pass may look at.
+            serve: makes of a module that the pass has made the one to be served.
         """
         self._state, self._index, self._module = state, index, module
         step = state.passes[index]
         assert isinstance(step, Approximation)  # the caller has looked
         self._step = step
+        self._first_options = step.options
         self._least_score = least_score
+        self._inputs, self._serve = inputs, serve
+        self._context = PassContext(inputs, products_saturate())
         self._taken: set[str] = set()
-        self._level = ""
-        base = self._apply(step)
-        self._cost = self._cost_of(base)
-        state.trials.runner.rebase(base)
+        self._start = module.clone() if step.is_idle else self._apply(step)
+        self._served: Module | None = None
+        self._savings = Savings(self._start, state.sizes, state.settings.mode)
+        state.trials.runner.rebase(self._start)
 
-    def run(self, calibration: SearchedInputs) -> None:
+    def run(self) -> None:
         """Try all edits.
 
         Raises:
             OutOfTimeError: the budget is spent; what was kept until then is kept.
         """
-        edits = self._step.edits(self._module.clone(), calibration)
-        for level, group in itertools.groupby(edits, key=lambda edit: edit.level):
-            self._level = self._step.levels[level]
-            chosen = list(group)
-            variants = (self._variant(edit) for edit in chosen)
-            self._state.trials.runner.prepare(made[0] for made in variants if made is not None)
-            if self._state.settings.mode == "accuracy":
-                self._keep_what_does_not_hurt(chosen)
-            elif len({edit.place or edit.name for edit in chosen}) == 1:
-                self._keep_first_allowed(chosen)
-            else:
-                self._keep_cheapest_first(chosen)
+        edits = list(self._step.edits(self._module.clone(), self._inputs))
+        if len({edit.place or edit.name for edit in edits}) == 1:
+            self._prepare(edits[:1])
+            self._keep_first_allowed(edits)
+            return
+        self._prepare(edits)
+        mode = self._state.settings.mode
+        if mode != "size":
+            self._measure(edits)
+        if mode == "accuracy":
+            self._keep_what_does_not_hurt([e for e in edits if not self._savings.saves(e.kind)])
+        self._keep_boldest([edit for edit in edits if self._savings.saves(edit.kind)])
+
+    def _prepare(self, edits: Sequence[Edit]) -> None:
+        """Let the runner keep the values from which these edits' variants go on."""
+        variants = (self._variant([edit]) for edit in edits)
+        self._state.trials.runner.prepare(made[0] for made in variants if made is not None)
+
+    def _measure(self, edits: Sequence[Edit]) -> None:
+        """Measure the time that each kind of edit saves, all edits of the kind together."""
+        for kind in dict.fromkeys(edit.kind for edit in edits if edit.kind):
+            options, places = self._step.options, set[str]()
+            for edit in (edit for edit in edits if edit.kind == kind):
+                if edit.place not in places:
+                    options = edit.change(options) or options
+                places.add(edit.place or edit.name)
+            step = type(self._step)(options)
+            self._state.next_trial(f"{self._step.name}, time of {kind}")
+            variant = self._apply(step)
+            self._savings.measured(kind, self._start, variant, self._share(variant, step))
+
+    def _share(self, variant: Module, step: Pass) -> float:
+        """The share of the time that a variant saves of the module that the search began with."""
+
+        def measure() -> float:
+            inputs = [item.inputs for item in self._state.trials.data]
+            if self._served is None:
+                self._served = self._serve(self._start)
+            variant_served = self._serve(variant)
+            return share_of_time_saved(self._served, variant_served, inputs, self._state.session)
+
+        return self._state.measured(f"{self._before()},{step}", measure)
 
     def _keep_what_does_not_hurt(self, edits: Sequence[Edit]) -> None:
-        """AxFormer's rule: keep what leaves the loss no greater, in the order given."""
+        """Edits for the metric's sake alone: keep what leaves the loss no greater, in order."""
         for edit in edits:
-            made = self._variant(edit)
+            made = self._variant([edit])
             if made is None:
                 continue
-            outcome = self._try(edit, made, Limit(self._least_score, self._state.loss))
-            kept = self._is_allowed(outcome) and outcome.loss <= self._state.loss
-            self._decide(edit, made, outcome, kept)
+            outcome = self._try(edit.name, made, Limit(self._least_score, self._state.loss))
+            kept = outcome.score is not None and outcome.score >= self._least_score
+            self._decide(edit, made, outcome, kept and outcome.loss <= self._state.loss)
+            self._first_options = self._step.options
 
     def _keep_first_allowed(self, edits: Sequence[Edit]) -> None:
         """Alternatives, those that save most first: keep the first that the metric allows."""
         for edit in edits:
-            made = self._variant(edit)
+            made = self._variant([edit])
             if made is None:
                 continue
-            outcome = self._try(edit, made, Limit(self._least_score))
-            self._decide(edit, made, outcome, self._is_allowed(outcome))
+            outcome = self._try(edit.name, made, Limit(self._least_score))
+            kept = self._is_allowed(outcome) and self._is_faster(made)
+            self._decide(edit, made, outcome, kept)
 
-    def _keep_cheapest_first(self, edits: Sequence[Edit]) -> None:
-        """Keep the edit of least harm for what it saves, again and again.
+    def _is_faster(self, made: _Variant) -> bool:
+        """Whether time is saved, where that is what is wanted: an exit costs time too."""
+        if self._state.settings.mode == "size":
+            return True
+        variant, step = made
+        share = self._share(variant, step)
+        return math.isnan(share) or share > NOTHING
 
-        What an edit was worth before others were kept stands for what it is worth now, until it
-        comes to the front; then it is tried anew (lazy greedy search).
+    def _keep_boldest(self, edits: Sequence[Edit]) -> None:
+        """Try each edit by itself; then choices of them, the boldest that the metric allows.
+
+        What edits do together is not what they do one by one, so each choice is tried. The boldest
+        is found by halving, then further edits are added to it one at a time.
         """
-        heap = list(self._first_worths(edits))
-        heapq.heapify(heap)
-        kept_edits = 0
-        while heap:
-            _, number, tried_after = heapq.heappop(heap)
-            made = self._variant(edits[number])
-            if made is None:
-                continue
-            outcome = self._try(edits[number], made, Limit(self._least_score))
-            allowed = self._is_allowed(outcome)
-            harm = self._harm(outcome, made[0]) if allowed else 0.0
-            if allowed and tried_after != kept_edits and heap and harm > heap[0][0]:
-                heapq.heappush(heap, (harm, number, kept_edits))
-                continue
-            self._decide(edits[number], made, outcome, allowed)
-            kept_edits += allowed
-
-    def _first_worths(self, edits: Sequence[Edit]) -> Iterator[tuple[float, int, int]]:
-        """Harm, number and 0 of each edit that is allowed by itself."""
-        for number, edit in enumerate(edits):
-            made = self._variant(edit)
-            if made is None:
-                continue
-            outcome = self._try(edit, made, Limit(self._least_score))
-            if self._is_allowed(outcome):
-                yield self._harm(outcome, made[0]), number, 0
+        steps = upgrades(self._worths(edits))
+        kept, failed = 0, len(steps) + 1
+        while failed - kept > 1:
+            middle = (kept + failed) // 2
+            if self._keep(steps[:middle]):
+                kept = middle
             else:
-                self._decide(edit, made, outcome, kept=False)
+                failed = middle
+        best, hopeless = list(steps[:kept]), set[str]()
+        for step in steps[kept:]:
+            place = step.place or step.name
+            if place in hopeless:
+                continue
+            if self._keep([*best, step]):
+                best.append(step)
+            else:
+                hopeless.add(place)
+
+    def _worths(self, edits: Sequence[Edit]) -> Iterator[Worth]:
+        """What each edit is worth by itself, but for those that are not allowed by themselves."""
+        for edit in edits:
+            if not self._state.has_time_to_compare():
+                return
+            made = self._variant([edit])
+            if made is None:
+                continue
+            outcome = self._try(edit.name, made, Limit(self._least_score))
+            self._decide(edit, made, outcome, kept=False)
+            if outcome.score is not None and outcome.score >= self._least_score:
+                saved = self._savings.of(edit.kind, self._start, made[0])
+                yield Worth(edit, saved, outcome.loss - self._state.loss)
+
+    def _keep(self, steps: Sequence[Edit]) -> bool:
+        """Try a choice of edits, and keep it if it is allowed."""
+        edits = chosen(steps)
+        made = self._variant(edits)
+        if made is None:
+            return False
+        together = Edit(f"{len(edits)} edits, the last {steps[-1].name}", steps[-1].level, _same)
+        outcome = self._try(together.name, made, Limit(self._least_score))
+        allowed = self._is_allowed(outcome)
+        self._decide(together, made, outcome, allowed)
+        return allowed
 
     def _is_allowed(self, outcome: Outcome) -> bool:
-        return outcome.score is not None and outcome.score >= self._least_score
+        """Whether the metric allows it; for accuracy the loss too must be no greater, surely.
 
-    def _harm(self, outcome: Outcome, variant: Module) -> float:
-        """Loss for what is saved; an edit that lowers the loss comes first if it saves much."""
-        saved = max(self._cost - self._cost_of(variant), 1e-9 * self._cost)
-        harm = outcome.loss - self._state.loss
-        return harm / saved if harm > 0 else harm * saved
+        What earlier edits gained may be spent then, but for a standard error.
+        """
+        if outcome.score is None or outcome.score < self._least_score:
+            return False
+        bound = self._state.trials.original_loss - outcome.error
+        return self._state.settings.mode != "accuracy" or outcome.loss <= bound
 
-    def _cost_of(self, module: Module) -> float:
-        """What the mode saves: weights, or operations, which stand for time in an order only."""
-        if self._state.settings.mode == "size":
-            return float(num_parameters(module))
-        flops, _ = graph_cost(module).at(self._state.sizes)
-        return flops
+    def _before(self) -> str:
+        return ",".join(map(str, self._state.passes[: self._index]))
 
-    def _variant(self, edit: Edit) -> _Variant | None:
-        """What an edit makes of the options so far; None if it no longer applies."""
-        if edit.place and edit.place in self._taken:
-            return None
-        options = edit.change(self._step.options)
-        if options is None:
-            return None
+    def _variant(self, edits: Sequence[Edit]) -> _Variant | None:
+        """What edits make of the options the search began with; None if one does not apply."""
+        options = self._first_options
+        for edit in edits:
+            if edit.place and edit.place in self._taken:
+                return None
+            options = edit.change(options)
+            if options is None:
+                return None
         step = type(self._step)(options)
         return self._apply(step), step
 
     def _apply(self, step: Pass) -> Module:
         variant = self._module.clone()
-        apply_pass(variant, step)
+        apply_pass(variant, step, context=self._context)
         return variant
 
-    def _try(self, edit: Edit, made: _Variant, limit: Limit) -> Outcome:
+    def _try(self, name: str, made: _Variant, limit: Limit) -> Outcome:
         variant, step = made
-        self._state.next_trial(f"{step.name} {edit.name}")
-        before = ",".join(map(str, self._state.passes[: self._index]))
-        tried = f"{before},{step} at {limit.score:.9g} {limit.loss}"
+        self._state.next_trial(f"{step.name} {name}")
+        tried = f"{self._before()},{step} at {limit.score:.9g} {limit.loss}"
         return self._state.trials.judge(variant, tried, limit)
 
     def _decide(self, edit: Edit, made: _Variant, outcome: Outcome, kept: bool) -> None:
@@ -175,7 +227,7 @@ class PassSearch:
         self._state.decisions.append(
             Decision(
                 pass_name=step.name,
-                level=self._level,
+                level=step.levels[edit.level],
                 edit=edit.name,
                 kept=kept,
                 score=outcome.score,
@@ -186,8 +238,11 @@ class PassSearch:
         if not kept or outcome.score is None:
             return
         self._step = step
-        self._cost = self._cost_of(variant)
         if edit.place:
             self._taken.add(edit.place)
         self._state.keep(self._index, step, edit.name, outcome.loss, outcome.score)
         self._state.trials.runner.rebase(variant)
+
+
+def _same(options: Any) -> Any:
+    return options

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from dechaff.backends import SessionSettings
 from dechaff.passes import Pass
 from dechaff.progress import ProgressFunction
 
 from .result import Decision, Point
 from .search_settings import SearchSettings
 from .trials import Trials
+
+_SHARE_TO_COMPARE = 0.6
+"""Of the budget."""
 
 
 class OutOfTimeError(Exception):
@@ -26,24 +30,34 @@ class SearchState:
         settings: what was asked for.
         trials: runs variants.
         sizes: sizes at which costs are compared, by symbol.
+        session: threads, affinity and memory of what is run.
+        measured: gives a share of time by what was measured, and what measures it: it is measured
+            once, so that a search that goes on, or runs again, decides as it did.
         report: is told of the progress.
         passes: the list, with the options found so far.
         loss: loss of the module so far, on the searched part.
         score: its metric.
         decisions: what became of every edit.
         points: the original, and the module after each edit that was kept.
+        complete: whether every edit was tried, so far.
+        allowed_seconds: when the pass that is searched has to be done, of the time spent.
         started: when the search began, by ``time.perf_counter``.
     """
 
     settings: SearchSettings
     trials: Trials
     sizes: Mapping[str, float]
+    session: SessionSettings | None
+    measured: Callable[[str, Callable[[], float]], float]
     report: ProgressFunction
     passes: list[Pass]
     loss: float
     score: float
     decisions: list[Decision] = dataclasses.field(default_factory=list)
     points: list[Point] = dataclasses.field(default_factory=list)
+    complete: bool = True
+    allowed_seconds: float = 0.0
+    _began: float = 0.0
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
@@ -51,15 +65,32 @@ class SearchState:
         """Time spent, that of earlier runs of the same search included."""
         return max(time.perf_counter() - self.started, self.trials.seconds)
 
+    def allow(self, share: float) -> bool:
+        """Let the next pass be searched until this share of the budget is spent.
+
+        Returns:
+            Whether any of it is left.
+        """
+        self._began = self.seconds
+        self.allowed_seconds = share * self.settings.budget_seconds
+        self.complete = self.complete and self.seconds < self.allowed_seconds
+        return self.seconds < self.allowed_seconds
+
+    def has_time_to_compare(self) -> bool:
+        """Whether to go on trying edits by themselves: some time is for trying them together."""
+        share = (self.seconds - self._began) / max(1e-9, self.allowed_seconds - self._began)
+        self.complete = self.complete and share < _SHARE_TO_COMPARE
+        return share < _SHARE_TO_COMPARE
+
     def next_trial(self, name: str) -> None:
         """Say what is tried next.
 
         Raises:
-            OutOfTimeError: the budget is spent.
+            OutOfTimeError: the time of this pass is spent.
         """
-        budget = self.settings.budget_seconds
-        if self.seconds > budget:
+        if self.seconds > self.allowed_seconds:
             raise OutOfTimeError
+        budget = self.settings.budget_seconds
         kept = len(self.points) - 1
         text = f"{name}; so far {self.score:.4f} with {kept} edits"
         self.report(int(self.seconds), int(budget), text)

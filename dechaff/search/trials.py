@@ -38,7 +38,11 @@ class Limit:
 
 
 class Trials:
-    """Runs variants over the searched part of the data, and writes down what each was worth."""
+    """Runs variants over the searched part of the data, and writes down what each was worth.
+
+    Attributes:
+        data: the searched part.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class Trials:
         seed: int,
         session: SessionSettings | None,
     ) -> None:
-        self._data, self._metric, self._journal = data, metric, journal
+        self.data, self._metric, self._journal = data, metric, journal
         self.runner = IncrementalRunner([item.inputs for item in data], session)
         self._order = list(range(len(data)))
         random.Random(seed).shuffle(self._order)
@@ -84,22 +88,23 @@ class Trials:
         known = self._journal.get(tried)
         if known is None:
             started = time.perf_counter()
-            loss, score = self._run(variant, limit)
-            known = Outcome(loss, score, time.perf_counter() - started)
+            loss, score, error = self._run(variant, limit)
+            known = Outcome(loss, score, time.perf_counter() - started, error)
             self._journal.add(tried, known)
         if tried not in self._counted:
             self._counted.add(tried)
             self.seconds += known.seconds
         return known
 
-    def _run(self, variant: Module, limit: Limit) -> tuple[float, float | None]:
+    def _run(self, variant: Module, limit: Limit) -> tuple[float, float | None, float]:
+        """Loss, score if the trial went to its end, and standard error of the loss's difference."""
         results: dict[int, Arrays] = {}
         losses: list[Losses] = []
         worse: list[Losses] = []
         fallen: list[Losses] = []
         for index, outputs in self.runner.run_rows(variant, self._order):
             results[index] = outputs
-            arguments = (outputs, self._data[index].batch, self._originals[index])
+            arguments = (outputs, self.data[index].batch, self._originals[index])
             found, gains, before = self._metric.losses(*arguments), None, self._gains[index]
             if before is not None:
                 gains = self._metric.gains(*arguments)
@@ -108,15 +113,15 @@ class Trials:
             if gains is not None and before is not None:
                 fallen.append(before - gains)
             if self._is_hopeless(worse, fallen, limit):
-                return float(np.concatenate(losses).mean()), None
+                return self.original_loss + float(np.concatenate(worse).mean()), None, 0.0
         ordered = [
             (results[index], item.batch, self._originals[index])
-            for index, item in enumerate(self._data)
+            for index, item in enumerate(self.data)
         ]
         loss = float(np.concatenate(losses).mean())
         if not math.isfinite(loss):
-            return math.inf, None
-        return loss, self._metric.score(ordered)
+            return math.inf, None, 0.0
+        return loss, self._metric.score(ordered), _standard_error(np.concatenate(worse))
 
     def _is_hopeless(self, worse: Sequence[Losses], fallen: Sequence[Losses], limit: Limit) -> bool:
         """Whether the mean difference to the original, row by row, is surely beyond the limit."""
@@ -137,5 +142,9 @@ def _surely_above(parts: Sequence[Losses], bound: float) -> bool:
         return False
     if not np.isfinite(values).all():
         return True
-    margin = _SURE * values.std(ddof=1) / math.sqrt(len(values))
-    return bool(values.mean() - margin > bound)
+    return bool(values.mean() - _SURE * _standard_error(values) > bound)
+
+
+def _standard_error(values: Losses) -> float:
+    """Of the mean."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0

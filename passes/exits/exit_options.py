@@ -9,6 +9,7 @@ import numpy as np
 from dechaff.ir import UsageError
 
 from .criteria import CRITERIA, NEVER
+from .threshold_search import Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +21,9 @@ class EarlyExitOptions:
         criterion: ``similarity``, ``entropy``, ``gap`` or ``patience``.
         threshold: a number for all exits or one for each, such as ``0.1+0.2``; ``never``.
         stack: name of the stack, such as ``encoder``; ``all``.
-        heads: ``own``, the model's own head, or a file of light heads, one for each layer, as
-            ``dechaff.fit_exit_heads`` writes it.
+        heads: ``own``, the model's own head; ``fit``, light heads, one for each layer, that are
+            fitted to the model's own answers on calibration data, which they then need; or a file
+            of light heads, as ``dechaff.fit_exit_heads`` writes it.
         output: the graph output that entropy, gap and patience look at; found where it is clear.
     """
 
@@ -54,6 +56,15 @@ class EarlyExitOptions:
         if len(numbers) not in (1, count):
             raise UsageError(f"early-exit: got {len(numbers)} thresholds for {count} exits")
         return np.full(count, numbers, np.float32)
+
+
+def with_setting(options: EarlyExitOptions, setting: Setting) -> EarlyExitOptions:
+    """The options with layers and thresholds written out; without any, all, never reached."""
+    if not setting.thresholds:
+        return dataclasses.replace(options, threshold="never")
+    layers = "+".join(map(str, setting.thresholds))
+    threshold = "+".join(f"{value:.6g}" for value in setting.thresholds.values())
+    return dataclasses.replace(options, layers=layers, threshold=threshold)
 
 
 def _numbers(text: str, word: str, option: str) -> tuple[float, ...] | None:

@@ -50,8 +50,17 @@ def plan_exits(
     module: Module,
     options: EarlyExitOptions,
     builder: GraphBuilder,
+    fitted: LightHeads | None = None,
 ) -> ExitPlan:
     """The plan for a stack against which nothing speaks; adds the input of thresholds.
+
+    Args:
+        stack: the stack.
+        flow: of rows through the module.
+        module: the module.
+        options: which exits.
+        builder: adds what the tests read.
+        fitted: light heads that were fitted, where the options ask for these.
 
     Raises:
         UsageError: the thresholds or the file of heads do not fit the exits.
@@ -64,7 +73,7 @@ def plan_exits(
         _threshold_input(stack, options.thresholds(len(layers)), module),
         *token_layout(stack, builder),
         answer_of(module.graph, flow, stack, options.output),
-        _heads(options, layers),
+        fitted if options.heads == "fit" else _heads(options, layers),
     )
 
 

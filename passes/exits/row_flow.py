@@ -100,6 +100,8 @@ class RowFlow:
         """
         if node.domain not in ("", DOMAIN, "com.microsoft"):
             return f"the operator is of the domain {node.domain!r}, which is not known"
+        if (node.domain, node.op_type) == (DOMAIN, "QuantizePerTensor"):
+            return "it has one scale for all rows: quantize with a scale for each token"
         if node.domain == DOMAIN or is_packed_attention(node) or is_op(node, "Attention"):
             return None
         if any(a.type is ir.AttributeType.GRAPH for a in node.attributes.values()):

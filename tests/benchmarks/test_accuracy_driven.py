@@ -28,7 +28,9 @@ def test_the_table_compares_with_the_exact_model_and_the_best_dense_peer() -> No
             row(DECHAFF, 10.0, accuracy=0.9, megabytes=8.0, layers_megabytes=4.0),
             row("speed", 4.0, accuracy=0.89, megabytes=5.0, layers_megabytes=1.0),
         ],
-        "searches": [{"mode": "speed", "pass_list": "prune", "summary": {"seconds": 61.0}}],
+        "searches": [
+            {"mode": "speed", "pass_list": "prune", "summary": {"seconds": 61.0, "complete": True}}
+        ],
     }
     text = to_markdown(record)
     assert "best dense peer: ort18" in text
@@ -54,7 +56,7 @@ def test_a_classifier_is_searched_and_measured(
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     rows = ["a warm , funny film\t1", "dull and endless\t0", "fine\t1"] * 24
-    for split in ("dev", "test"):
+    for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.tsv").write_text("\n".join(rows) + "\n", "utf-8")
     options = ["--modes", "speed", "--batch", "16", "--rounds", "1", "--peers", "ort18"]
     options += ["--json", str(tmp_path / "results.json"), "--budget", "5s", "--batches", "2"]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import dechaff
-from dechaff.distillation import fit_head
-from dechaff.exit_search import ExitScores, best_settings
 from dechaff.ir import UsageError
+from dechaff.passes.exits.head_fitting import fit_head
 from dechaff.passes.exits.light_heads import load_heads
+from dechaff.passes.exits.threshold_search import ExitScores, best_settings
 from tests.model_runner import Array
 from tests.passes.exit_graphs import encoder
 from tests.passes.rewrite_checks import module_from

@@ -221,3 +221,15 @@ def test_thresholds_are_one_for_all_exits_or_one_for_each() -> None:
     assert defaults(exits).tolist() == [0.5, 0.25]
     with pytest.raises(UsageError, match="2 thresholds for 3 exits"):
         with_exits(prepared(), threshold="0.5+0.25")
+
+
+def test_layers_of_integers_may_be_left_early_if_each_token_has_its_scale() -> None:
+    passes = "fuse-attention,remove-padding,quantize-dynamic{{activations={}}},early-exit"
+    whole, _ = run_passes(module_from(encoder()), parse_pass_list(passes.format("token")))
+    conditions = [node for node in whole.graph if node.op_type == "If"]
+    assert len(conditions) == 3
+    inside = [node.op_type for node in whole.nodes() if node.graph is not whole.graph]
+    assert inside.count("QuantizedMatMul") == 3 * 6
+    left, records = run_passes(module_from(encoder()), parse_pass_list(passes.format("tensor")))
+    assert not any(node.op_type == "If" for node in left.graph)
+    assert "one scale for all rows" in str(records[-1].misses)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -211,8 +211,8 @@ def test_a_search_is_offered_assignments_from_small_to_large() -> None:
             for found in Calibration(list(self.inputs), "test").walk(module).advance(wanted):
                 yield {**self.inputs[0], **found}
 
-    step = QuantizeWeights()
-    edits = step.edits(two_layers(), Data())
+    step, data = QuantizeWeights(), cast(Any, Data())
+    edits = step.edits(two_layers(), data)
     assert {edit.place for edit in edits} == {"bits"}
     changed: list[Any] = [edit.change(step.options) for edit in edits]
     assignments = [options.layers for options in changed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from dechaff.command_line import cli
 from dechaff.ir import UsageError
 from dechaff.search import SearchResult
 from tests.dechaff.search.toy_models import batches, classifier
+from tests.model_runner import run_module
 from tests.passes.exit_graphs import encoder
 from tests.passes.rewrite_checks import module_from
 
@@ -31,14 +33,15 @@ def searched(**settings: Any) -> SearchResult:
     return report.search
 
 
-def kept(result: SearchResult) -> list[str]:
-    return [decision.edit for decision in result.decisions if decision.kept]
+def removed(result: SearchResult) -> set[str]:
+    """Blocks that the pass list found removes whole."""
+    return set(re.findall(r"(ffn\.\d)(?=[+,}])", result.pass_list))
 
 
 def test_blocks_that_do_nothing_go_and_the_others_stay() -> None:
     result = searched(max_drop=0.02)
-    assert {"ffn.1", "ffn.3"} <= set(kept(result))
-    assert not {"ffn.0", "ffn.2"} & set(kept(result))
+    assert {"ffn.1", "ffn.3"} <= removed(result)
+    assert not {"ffn.0", "ffn.2"} & removed(result)
     assert result.complete
     assert result.held_out >= result.held_out_original - 0.06
     first, last = result.points[0], result.points[-1]
@@ -48,21 +51,22 @@ def test_blocks_that_do_nothing_go_and_the_others_stay() -> None:
 
 
 def test_the_pass_list_found_makes_the_same_model_without_a_search() -> None:
-    optimized = dechaff.optimize(MODULE.model.clone(), metric="accuracy", data=DATA, verify="off")
+    inputs = [{"x": batch["x"]} for batch in DATA[:3]]
+    given: dict[str, Any] = {"verify": "off", "calibration": inputs}
+    optimized = dechaff.optimize(MODULE.model.clone(), metric="accuracy", data=DATA, **given)
     assert optimized.report is not None
     assert optimized.report.search is not None
-    again = dechaff.optimize(
-        MODULE.model.clone(), passes=optimized.report.search.pass_list, verify="off"
-    )
+    found = optimized.report.search.pass_list
+    again = dechaff.optimize(MODULE.model.clone(), passes=found, **given)
     x = DATA[0]["x"]
     assert optimized.run({"x": x})["logits"].tobytes() == again.run({"x": x})["logits"].tobytes()
 
 
 def test_mode_accuracy_keeps_only_what_does_not_hurt() -> None:
     result = searched(mode="accuracy")
-    assert result.points[-1].searched >= result.points[0].searched
-    losses = [decision.loss for decision in result.decisions if decision.kept]
-    assert losses == sorted(losses, reverse=True)
+    assert {"ffn.1", "ffn.3"} & removed(result)
+    assert not {"ffn.0", "ffn.2"} & removed(result)
+    assert min(point.searched for point in result.points) == result.points[0].searched
 
 
 def test_two_searches_decide_the_same() -> None:
@@ -107,7 +111,7 @@ def test_the_held_out_part_is_not_searched() -> None:
 def test_unlabelled_data_is_held_to_the_original() -> None:
     data = [{"x": batch["x"]} for batch in DATA]
     result = searched(metric="cosine", data=data, max_drop=0.01)
-    assert {"ffn.1", "ffn.3"} <= set(kept(result))
+    assert {"ffn.1", "ffn.3"} <= removed(result)
     assert result.points[0].searched == pytest.approx(1.0)
     with pytest.raises(UsageError, match="needs labels"):
         searched(data=data)
@@ -152,6 +156,7 @@ class CountsCalls:
         ({"budget": "soon"}, "budget: expected a time such as '10min'"),
         ({"max_drop": -1}, "max_drop: expected a number from 0"),
         ({"passes": "none"}, "no pass of the list trades accuracy"),
+        ({"passes": "hard-attention{k=2}"}, "mode speed: hard-attention can save no time"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -229,7 +234,9 @@ def test_exits_are_tried_from_the_boldest_threshold_on() -> None:
     result = searched(model=module, metric="cosine", data=data, max_drop=0.2, passes=passes)
     scores = [decision.score for decision in result.decisions]
     assert [decision.kept for decision in result.decisions] == [False] * (len(scores) - 1) + [True]
-    assert f"threshold={result.decisions[-1].edit.split()[1]}" in result.pass_list
+    layers = [float(decision.edit.split()[3]) for decision in result.decisions]
+    assert layers == sorted(layers)
+    assert "threshold=" in result.pass_list
     assert "early-exit" not in str([str(step) for step in result.points[0].passes])
 
 
@@ -242,3 +249,21 @@ def test_a_pass_that_is_not_searched_counts_in_the_result_and_not_in_the_origina
     assert smallest is not None
     assert first is not None
     assert smallest < 0.5 * first
+
+
+def test_the_whole_chain_is_one_list() -> None:
+    module = module_from(encoder(3))
+    generator = np.random.default_rng(0)
+    mask = np.arange(5) < generator.integers(1, 6, (240, 1))
+    x = generator.standard_normal((240, 5, 4)).astype(np.float32)
+    labels = run_module(module, {"x": x, "mask": mask})["logits"].argmax(axis=1)
+    data = [
+        {"x": x[n : n + 16], "mask": mask[n : n + 16], "labels": labels[n : n + 16]}
+        for n in range(0, 240, 16)
+    ]
+    result = searched(model=module, data=data, max_drop=0.3, passes="compress")
+    assert "quantize-dynamic,early-exit{" in result.pass_list
+    assert any("fit heads" in decision.edit for decision in result.decisions)
+    assert "prune{remove=" in result.pass_list
+    assert result.points[-1].name == "all passes"
+    assert result.points[-1].searched >= result.points[0].searched - 0.3

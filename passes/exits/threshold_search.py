@@ -87,7 +87,7 @@ def best_settings(scores: ExitScores) -> list[Setting]:
             found.append(scores.setting(np.full(len(none), value - 0.5)))
     else:
         found += [_search(scores, none, price) for price in _PRICES[::-1]]
-    return _undominated(found)
+    return undominated(found)
 
 
 def _search(scores: ExitScores, start: Floats, price: float) -> Setting:
@@ -113,7 +113,8 @@ def _search(scores: ExitScores, start: Floats, price: float) -> Setting:
     return scores.setting(best)
 
 
-def _undominated(settings: list[Setting]) -> list[Setting]:
+def undominated(settings: list[Setting]) -> list[Setting]:
+    """Those that no other beats in cost and right answers, the slowest first."""
     ordered = sorted(settings, key=lambda setting: (-setting.kept, setting.cost))
     curve: list[Setting] = []
     for setting in ordered:

@@ -1,0 +1,1 @@
+"""Early exits in a unified vision-language model."""

@@ -1,0 +1,215 @@
+"""What the parts of a block that stay must do for those that go: least squares on activations.
+
+A block ends in a product ``x @ W`` with a matrix whose rows belong to its parts, heads or inner
+features. With the second moments of ``x`` on data, the best matrix without some of the rows is
+known in closed form, and so is what each row is worth (structured optimal brain surgeon: ZipLM,
+NeurIPS 2023, section 3; Optimal Brain Surgeon, NIPS 1992). Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from dechaff.ir import Module, constant_value
+
+from .matching import is_op, only_consumer
+from .padding.padding_mask import find_padding_mask, masked_attentions
+from .pass_context import CalibrationData
+from .residual_blocks import ResidualBlock
+
+Floats = np.ndarray[Any, Any]
+
+_MOST_TOKENS = 1 << 13
+_DAMPING = 1e-3
+"""Share of a second moment that is added to it: data of few tokens tells little."""
+_TINY = 1e-9
+"""The same of the mean, for a feature that is always zero."""
+_ROUNDS = 32
+"""In how many rounds the parts are put in order; in each, what the others are worth is renewed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Second moments of what a block's last product reads, and of a one beside it.
+
+    Attributes:
+        matrix: float64[width + 1, width + 1], symmetric; sums over the tokens of the data.
+    """
+
+    matrix: Floats
+
+    @property
+    def damped(self) -> Floats:
+        """The matrix with a little more on its diagonal, by each feature's own measure."""
+        diagonal = np.diagonal(self.matrix)
+        more = _DAMPING * diagonal + _TINY * diagonal.mean()
+        return np.asarray(self.matrix + np.diag(more))
+
+
+def second_moments(
+    module: Module, blocks: Sequence[ResidualBlock], calibration: CalibrationData
+) -> dict[str, Moments]:
+    """Moments by the blocks' names, over tokens that are no padding.
+
+    Args:
+        module: the module whose blocks they are.
+        blocks: attention and feed-forward blocks.
+        calibration: inputs; some thousand tokens of them are looked at.
+    """
+    values = {block.name: value for block in blocks if (value := block.last.inputs[0])}
+    if not values:
+        return {}
+    found = find_padding_mask(masked_attentions([n for n in module.graph if is_op(n, "Attention")]))
+    wanted = [*values.values(), *([found.value] if found else [])]
+    sums: dict[str, Floats] = {}
+    tokens = 0
+    for arrays in calibration.walk(module).advance(_in_order(module, wanted)):
+        if tokens >= _MOST_TOKENS:
+            continue
+        valid = None
+        if found is not None:
+            mask = arrays[found.value.name or ""]
+            valid = mask == 0 if found.zero_is_valid else mask != 0
+        for name, value in values.items():
+            rows = _rows(arrays[value.name or ""], valid)
+            sums[name] = sums.get(name, np.float32(0)) + rows.T @ rows
+        tokens += len(rows)
+    return {name: Moments(total.astype(np.float64)) for name, total in sums.items()}
+
+
+def _in_order(module: Module, values: Sequence[ir.Value]) -> list[ir.Value]:
+    """Graph inputs, then the others as their nodes stand."""
+    place = {node: index for index, node in enumerate(module.graph)}
+    producers = {value: value.producer() for value in values}
+
+    def key(value: ir.Value) -> int:
+        node = producers[value]
+        return -1 if node is None else place[node]
+
+    return sorted(dict.fromkeys(values), key=key)
+
+
+def _rows(array: Floats, valid: Floats | None) -> Floats:
+    """float32[tokens, width + 1], a one last."""
+    fits = valid is not None and array.shape[: valid.ndim] == valid.shape
+    tokens = array[valid] if fits else array.reshape(-1, array.shape[-1])
+    ones = np.ones((len(tokens), 1), np.float32)
+    return np.concatenate([tokens.astype(np.float32), ones], axis=1)
+
+
+def order_of_least_harm(block: ResidualBlock, moments: Moments, num_parts: int) -> list[int]:
+    """All parts but some last ones, those first that the others can best make up for.
+
+    Args:
+        block: the block.
+        moments: of what its last product reads.
+        num_parts: heads of keys and values, or inner features.
+    """
+    weight = _matrix(block)
+    size = len(weight) // num_parts
+    inverse = np.linalg.inv(moments.damped)
+    rows = np.concatenate([weight, np.zeros((1, weight.shape[1]))])
+    alive = list(range(num_parts))
+    order: list[int] = []
+    step = max(1, num_parts // _ROUNDS)
+    while len(alive) > step:
+        worth = _worth(rows, inverse, alive, size)
+        gone = [alive[place] for place in np.argsort(worth, kind="stable")[:step]]
+        order += gone
+        alive = [part for part in alive if part not in set(gone)]
+        _eliminate(rows, inverse, _features(gone, size))
+    return order
+
+
+def _worth(rows: Floats, inverse: Floats, parts: Sequence[int], size: int) -> Floats:
+    """How much the squared error of the product grows where one part goes, for each part."""
+    if size == 1:
+        chosen = np.asarray(parts)
+        return np.asarray((rows[chosen] ** 2).sum(axis=1) / inverse[chosen, chosen])
+    found = []
+    for part in parts:
+        own = slice(part * size, (part + 1) * size)
+        found.append(np.sum(rows[own] * np.linalg.solve(inverse[own, own], rows[own])))
+    return np.array(found)
+
+
+def _eliminate(rows: Floats, inverse: Floats, gone: Floats) -> None:
+    """Take rows out of the problem, in place: the others make up for them."""
+    across = inverse[:, gone]
+    solved = np.linalg.solve(inverse[np.ix_(gone, gone)], np.hstack([rows[gone], across.T]))
+    width = rows.shape[1]
+    rows -= across @ solved[:, :width]
+    inverse -= across @ solved[:, width:]
+    rows[gone] = 0
+    inverse[gone] = 0
+    inverse[:, gone] = 0
+    inverse[gone, gone] = 1
+
+
+def _features(parts: Sequence[int], size: int) -> Floats:
+    return np.concatenate([np.arange(part * size, (part + 1) * size) for part in parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """What the last product of a block multiplies with once rows of its matrix are gone.
+
+    Attributes:
+        weight: float[kept, width].
+        shift: float[width], to be added to the product.
+    """
+
+    weight: Floats
+    shift: Floats
+
+
+def reconstruct(
+    block: ResidualBlock, moments: Moments, kept: Sequence[int], num_parts: int
+) -> Reconstruction:
+    """The matrix of the parts that stay which comes nearest to the whole product on the data.
+
+    Args:
+        block: the block.
+        moments: of what its last product reads.
+        kept: the parts that stay, ascending.
+        num_parts: all of them.
+    """
+    weight = _matrix(block)
+    stay = _features(kept, len(weight) // num_parts)
+    with_one = np.concatenate([stay, [len(weight)]]).astype(np.int64)
+    damped = moments.damped
+    # The damping pulls towards the old rows, so that without data, or with all parts, they stay.
+    product = damped[np.ix_(with_one, np.arange(len(weight)))] @ weight
+    solved = np.linalg.solve(damped[np.ix_(with_one, with_one)], product)
+    return Reconstruction(solved[:-1], solved[-1])
+
+
+def mean_output(block: ResidualBlock, moments: Moments) -> Floats | None:
+    """What a block adds in the mean over the data, float[width]; None if more than a bias follows.
+
+    Args:
+        block: the block.
+        moments: of what its last product reads.
+    """
+    sums = moments.matrix[-1]
+    mean = sums[:-1] / sums[-1] @ _matrix(block)
+    behind = only_consumer(block.last.outputs[0])
+    while behind is not None and behind is not block.addition:
+        constants = [constant_value(operand) for operand in behind.inputs]
+        bias = next((tensor for tensor in constants if tensor is not None), None)
+        if behind.op_type != "Add" or bias is None:
+            return None
+        mean = mean + bias.numpy()
+        behind = only_consumer(behind.outputs[0])
+    return np.asarray(mean)
+
+
+def _matrix(block: ResidualBlock) -> Floats:
+    tensor = constant_value(block.last.inputs[1])
+    assert tensor is not None  # a block ends in a dense node
+    return tensor.numpy().astype(np.float64)
