@@ -62,7 +62,8 @@ class Difference:
         limit: largest difference allowed.
         scale: largest magnitude of the reference over compared, finite elements.
         problem: why the arrays disagree, or None if they agree.
-        settled: what float64 says of an error above the limit that is none; None elsewhere.
+        settled: why what seems a difference is none: what float64 says of an error above the
+            limit, or that the original is not a number there; None elsewhere.
     """
 
     max_abs_error: float
@@ -81,8 +82,10 @@ def compare_arrays(
         reference: the original's output.
         actual: the output to judge, of the same shape and dtype.
         mask: [B, S], not zero where positions are meaningful; elsewhere ``actual`` must be exactly
-            zero, whatever the reference holds. [B], not zero where rows are; other rows may hold
-            anything finite. None: every position is meaningful.
+            zero, whatever the reference holds. In rows with padding a reference that is not a
+            number says nothing: a padded query that may see no key makes it so, and what reads it
+            under the weight zero. [B], not zero where rows are; other rows may hold anything
+            finite. None: every position is meaningful.
         numerics: what was declared; approximate results are measured, not judged.
     """
     if reference.shape != actual.shape:
@@ -101,10 +104,29 @@ def compare_arrays(
         if len(stray):
             place = stray[0].tolist()
             return _refused(f"padded position {place} is {actual[tuple(place)]}, expected 0")
+        padded_rows = np.broadcast_to(~keep.all(axis=1, keepdims=True), keep.shape)[keep]
         reference, actual = reference[keep], actual[keep]
+        if reference.dtype.kind == "f":
+            return _compare_beside_padding(reference, actual, padded_rows, numerics)
     if reference.dtype.kind in "biuSUO":
         return _compare_exactly(reference, actual)
     return _compare_floats(reference, actual, numerics)
+
+
+def _compare_beside_padding(
+    reference: Array, actual: Array, padded_rows: Array, numerics: Numerics
+) -> Difference:
+    """Compare valid positions, where padding has not made the reference no number at all."""
+    poisoned = np.isnan(reference) & np.isfinite(actual)
+    poisoned &= padded_rows.reshape(-1, *[1] * (reference.ndim - 1))
+    if not poisoned.any():
+        return _compare_floats(reference, actual, numerics)
+    compared = _compare_floats(np.where(poisoned, actual, reference), actual, numerics)
+    return dataclasses.replace(
+        compared,
+        settled=f"the original gives NaN for {int(poisoned.sum())} valid elements of rows with "
+        "padding, which were not compared",
+    )
 
 
 def _refused(problem: str) -> Difference:

@@ -27,7 +27,7 @@ class OutputFigures:
         limit: largest difference allowed, in the case that came nearest to its limit.
         case: that case.
         problem: what is wrong, or None if the output agrees in every case.
-        settled: what float64 says of an error above the limit that is none; None if there is none.
+        settled: why what seemed a difference is none; None if nothing did.
     """
 
     output: str

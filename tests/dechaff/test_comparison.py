@@ -63,6 +63,23 @@ def test_positions_outside_the_mask_must_be_exactly_zero() -> None:
     assert _problem([[[1.0], [np.nan]]], [[[1.0], [np.nan]]], _MASK) is not None
 
 
+def test_a_reference_that_padding_made_no_number_says_nothing() -> None:
+    mask = np.array([[1, 1, 0], [1, 1, 1]])
+    reference = np.array([[[np.nan], [2.0], [np.nan]], [[3.0], [4.0], [5.0]]], np.float32)
+    actual = np.array([[[1.0], [2.0], [0.0]], [[3.0], [4.0], [5.0]]], np.float32)
+    found = compare_arrays(reference, actual, mask, Numerics.REASSOCIATES)
+    assert found.problem is None
+    assert found.settled is not None
+    assert "NaN for 1 valid elements" in found.settled
+    actual[0, 1] = 7.0  # what is a number is compared as ever
+    assert compare_arrays(reference, actual, mask, Numerics.REASSOCIATES).problem is not None
+
+
+def test_no_number_in_a_row_without_padding_is_a_problem() -> None:
+    assert _problem([[[np.nan], [2.0]]], [[[1.0], [2.0]]], np.array([[1, 1]])) is not None
+    assert _problem([[[1.0], [2.0]]], [[[np.nan], [0.0]]], _MASK) is not None
+
+
 def test_positions_inside_the_mask_are_compared() -> None:
     assert _problem([[[1.0], [0.0]]], [[[2.0], [0.0]]], _MASK) is not None
 
