@@ -224,16 +224,18 @@ def test_a_search_asked_for_wrongly_is_one_line(arguments: list[str], message: s
     assert len(done.output.splitlines()) == 1
 
 
-def test_exits_are_tried_from_the_boldest_threshold_on() -> None:
+@pytest.mark.parametrize("heads", ["own", "fit"])
+def test_exits_are_tried_from_the_boldest_threshold_on(heads: str) -> None:
     module = module_from(encoder(3))
     generator = np.random.default_rng(0)
     mask = np.arange(5) < generator.integers(1, 6, (120, 1))
     x = generator.standard_normal((120, 5, 4)).astype(np.float32)
     data = [{"x": x[n : n + 8], "mask": mask[n : n + 8]} for n in range(0, 120, 8)]
-    passes = "fuse-attention,remove-padding,early-exit{criterion=entropy}"
+    passes = f"fuse-attention,remove-padding,early-exit{{criterion=entropy,heads={heads}}}"
     result = searched(model=module, metric="cosine", data=data, max_drop=0.2, passes=passes)
     scores = [decision.score for decision in result.decisions]
     assert [decision.kept for decision in result.decisions] == [False] * (len(scores) - 1) + [True]
+    assert all(f"{heads} heads" in decision.edit for decision in result.decisions)
     layers = [float(decision.edit.split()[3]) for decision in result.decisions]
     assert layers == sorted(layers)
     assert "threshold=" in result.pass_list
@@ -263,7 +265,6 @@ def test_the_whole_chain_is_one_list() -> None:
     ]
     result = searched(model=module, data=data, max_drop=0.3, passes="compress")
     assert "quantize-dynamic,early-exit{" in result.pass_list
-    assert any("fit heads" in decision.edit for decision in result.decisions)
     assert "prune{remove=" in result.pass_list
     assert result.points[-1].name == "all passes"
     assert result.points[-1].searched >= result.points[0].searched - 0.3
