@@ -83,7 +83,9 @@ def split_heads(x: Tensor) -> Tensor:
 
 def join_heads(x: Tensor) -> Tensor:
     """[B, S, H * d] of [B, H, S, d]."""
-    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], WIDTH)
+    # A copy: the exporter spells attention out with other strides than those it was traced with.
+    tokens = x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return tokens.view(x.shape[0], x.shape[2], WIDTH)
 
 
 def over_keys(attention_mask: Tensor) -> Tensor:
