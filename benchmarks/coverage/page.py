@@ -49,7 +49,9 @@ def to_markdown(outcomes: Sequence[Outcome], versions: Mapping[str, str]) -> str
 def _timing(outcomes: Sequence[Outcome]) -> str:
     """The states the machine was in while it was timed."""
     states = sorted({outcome.timed for outcome in outcomes if outcome.timed})
-    return f" Timed on: {'; '.join(states)}." if states else " Not timed."
+    ends = "; to ".join(dict.fromkeys((states[0], states[-1]))) if states else ""
+    count = sum(bool(outcome.timed) for outcome in outcomes)
+    return f" {count} rows were timed: {ends}." if states else " Not timed."
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:
