@@ -147,13 +147,13 @@ def build_unfolded(
             return builder.op("Transpose", [first], {"perm": [0, 1, 3, 2]})
         return builder.op(node.op_type, [first, node.inputs[1]])
     rest = builder.op("Shape", [value], {"start": 1})
-    if _has_one_batch(value):
+    if has_one_batch(value):
         one = builder.constant(np.array([1, 1], np.int64), "one_batch")
         leading = one
     sizes = builder.op("Concat", [leading, rest], {"axis": 0})
     return builder.op("Reshape", [value, sizes], {"allowzero": 1})
 
 
-def _has_one_batch(value: ir.Value) -> bool:
+def has_one_batch(value: ir.Value) -> bool:
     """Whether the first axis is broadcast over all heads of all rows."""
     return value.shape is not None and value.shape[0] == 1

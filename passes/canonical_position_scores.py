@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from dechaff.ir import shape_expressions
 
-from .canonical_heads import build_unfolded, leads_alike, splits, unfolded
+from .canonical_heads import build_unfolded, has_one_batch, leads_alike, splits, unfolded
 from .matching import integer_attribute, is_op, is_private, made_by, permutation, rank
 from .replacement import Replacement
 from .rewriter import GraphBuilder, Rewriter
@@ -84,7 +84,7 @@ def _is_for_all(value: ir.Value | None) -> bool:
     """Whether a summand is broadcast over all heads of all rows."""
     if value is None or value.shape is None:
         return False
-    return len(value.shape) < 3 or value.shape[0] == 1
+    return len(value.shape) < 3 or has_one_batch(value)
 
 
 def _fits(states: ir.Value, table: ir.Value) -> bool:

@@ -16,16 +16,13 @@ from dechaff.ir import DOMAIN, Module, constant_value
 from dechaff.passes import GraphBuilder, Rewriter
 from dechaff.passes.quantization.storage import packed_int4, plain
 
+from .contrib_kernels import CONTRIB_DOMAIN
 from .kernels import has_kernel
 from .varlen_attention import lower_varlen_attention
-from .weight_kernels import packed_blocks
+from .weight_kernels import BITS, low_bit_product, packed_blocks
 
-_CONTRIB_DOMAIN = "com.microsoft"
-_INTEGER_ACTIVATIONS = 4
-"""The kernel's accuracy level at which it multiplies integers."""
 _LEAST_BLOCK, _MOST_BLOCK = 16, 128
 _TWO = np.array(2, np.float32)
-_BITS = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
 
 
 def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
@@ -33,30 +30,21 @@ def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
     x, weight, exponent = node.inputs
     tensor, exponents = constant_value(weight), constant_value(exponent)
     rows, columns, groups = _size(weight, 0), _size(weight, 1), _size(exponent, 0)
-    if tensor is None or exponents is None or tensor.dtype not in _BITS:
+    if tensor is None or exponents is None or tensor.dtype not in BITS:
         return lower_blockwise_matmul_to_standard(node, rewriter)
     if rows is None or columns is None or groups is None:
         return lower_blockwise_matmul_to_standard(node, rewriter)
     block = _kernel_block(rows // groups)
-    if block is None or not has_kernel("MatMulNBits", _CONTRIB_DOMAIN, ir.DataType.FLOAT):
+    if block is None or not has_kernel("MatMulNBits", CONTRIB_DOMAIN, ir.DataType.FLOAT):
         return lower_blockwise_matmul_to_standard(node, rewriter)
-    bits = _BITS[tensor.dtype]
     with rewriter.rewrite("lower-blockwise-matmul", [node]) as builder:
-        packed = packed_blocks(tensor.numpy().astype(np.int8), block, bits)
+        packed = packed_blocks(tensor.numpy().astype(np.int8), block, BITS[tensor.dtype])
         by_column = np.ascontiguousarray(exponents.numpy().astype(np.int8).T)
         stored = _like(exponents, by_column)
         scales = _scales(node, builder, builder.tensor(stored, "exponent"))
         scales = _repeat(scales, groups, rows // groups // block, builder)
-        operands = [x, builder.constant(packed, tensor.name or "weight"), scales]
-        attributes = {
-            "K": rows,
-            "N": columns,
-            "bits": bits,
-            "block_size": block,
-            "accuracy_level": _INTEGER_ACTIVATIONS,
-        }
-        y = builder.op("MatMulNBits", operands, attributes, domain=_CONTRIB_DOMAIN)
-        y.dtype, y.shape = ir.DataType.FLOAT, node.outputs[0].shape
+        weights = builder.constant(packed, tensor.name or "weight")
+        y = low_bit_product(builder, [x, weights, scales], tensor, block)
         builder.replace(node.outputs[0], y)
     return True
 
@@ -85,14 +73,14 @@ def lower_blockwise_gather(node: ir.Node, rewriter: Rewriter) -> bool:
     if half_width is None or groups is None or rows is None:
         return False
     block = _kernel_block(2 * half_width // groups)
-    if block is None or not has_kernel("GatherBlockQuantized", _CONTRIB_DOMAIN, ir.DataType.UINT8):
+    if block is None or not has_kernel("GatherBlockQuantized", CONTRIB_DOMAIN, ir.DataType.UINT8):
         return False
     with rewriter.rewrite("lower-blockwise-gather", [node]) as builder:
         repeats = 2 * half_width // groups // block
         scales = _repeat(_scales(node, builder, exponent), groups, repeats, builder)
         attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
         operands = [table, ids, scales]
-        y = builder.op("GatherBlockQuantized", operands, attributes, domain=_CONTRIB_DOMAIN)
+        y = builder.op("GatherBlockQuantized", operands, attributes, domain=CONTRIB_DOMAIN)
         y.dtype, y.shape = ir.DataType.FLOAT, node.outputs[0].shape
         builder.replace(node.outputs[0], y)
     return True

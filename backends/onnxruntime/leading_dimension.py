@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from dechaff.ir import constant_value
 from dechaff.passes import Rewriter
-from dechaff.passes.matching import sizes_of
+from dechaff.passes.matching import integer_attribute, is_private, sizes_of
 
 _RULE = "widen-rows"
 _SET_STRIDE = 4096
@@ -59,7 +59,7 @@ def widen_rows(rewriter: Rewriter) -> int:
 
 def _widen(product: ir.Node, rewriter: Rewriter) -> bool:
     tensor, hidden = _weight(product), product.inputs[0]
-    if tensor is None or hidden is None or not _is_private(product.inputs[1]):
+    if tensor is None or hidden is None or not _has_own_weight(product):
         return False
     width = sizes_of(tensor)[0]
     if width * tensor.dtype.itemsize % _SET_STRIDE:
@@ -96,7 +96,7 @@ def _between(hidden: ir.Value, width: int) -> dict[ir.Node, None] | None:
             continue
         region[node] = None
         if _weight(node) is not None:
-            if not _is_private(node.inputs[1]):
+            if not _has_own_weight(node):
                 return None
             continue
         if node.op_type not in _ELEMENTWISE or len(node.outputs) != 1:
@@ -121,14 +121,18 @@ def _weight(node: ir.Node) -> ir.TensorProtocol | None:
     """The constant right operand of a product of float32 matrices, not transposed."""
     if node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
         return None
-    if any(
-        node.attributes[name].as_int() for name in ("transA", "transB") if name in node.attributes
-    ):
+    if integer_attribute(node, "transA", 0) or integer_attribute(node, "transB", 0):
         return None
     tensor = constant_value(node.inputs[1])
     if tensor is None or tensor.dtype is not ir.DataType.FLOAT or len(tensor.shape) != 2:
         return None
     return tensor
+
+
+def _has_own_weight(product: ir.Node) -> bool:
+    """Whether no other node reads its weight: a second one would keep a copy in the file."""
+    weight = product.inputs[1]
+    return weight is not None and is_private(weight, [product])
 
 
 def _constants(node: ir.Node, width: int) -> Iterator[tuple[int, ir.TensorProtocol]]:
@@ -137,11 +141,6 @@ def _constants(node: ir.Node, width: int) -> Iterator[tuple[int, ir.TensorProtoc
         tensor = constant_value(value)
         if tensor is not None and len(tensor.shape) > 0 and tensor.shape[-1] == width:
             yield index, tensor
-
-
-def _is_private(value: ir.Value | None) -> bool:
-    """Whether one node reads the constant: a second one would keep its own copy in the file."""
-    return value is not None and not value.is_graph_output() and len(value.uses()) == 1
 
 
 def _padded(tensor: ir.TensorProtocol, axis: int) -> ir.LazyTensor:

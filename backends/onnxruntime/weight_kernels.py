@@ -7,20 +7,23 @@ tokens it is no faster than float32 by much; the numbers stay better than those 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from dechaff.ir import constant_value
-from dechaff.passes import Rewriter
+from dechaff.passes import GraphBuilder, Rewriter
+from dechaff.passes.matching import sizes_of
 
+from .contrib_kernels import CONTRIB_DOMAIN
 from .kernels import has_kernel
 
-_CONTRIB_DOMAIN = "com.microsoft"
 _INTEGER_ACTIVATIONS = 4
 """The kernel's accuracy level at which it multiplies integers."""
 _FLOAT = ir.DataType.FLOAT
-_BITS = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
+BITS = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
 
 
 def lower_weight_product(node: ir.Node, rewriter: Rewriter) -> bool:
@@ -33,29 +36,44 @@ def lower_weight_product(node: ir.Node, rewriter: Rewriter) -> bool:
     weight, scale = (constant_value(value) for value in maker.inputs[:2])
     if weight is None or scale is None or block < 16 or len(maker.inputs) > 2 or x is None:
         return False
-    if weight.dtype not in _BITS or not has_kernel("MatMulNBits", _CONTRIB_DOMAIN, _FLOAT):
+    if weight.dtype not in BITS or not has_kernel("MatMulNBits", CONTRIB_DOMAIN, _FLOAT):
         return False
-    bits = _BITS[weight.dtype]
     integers = weight.numpy().astype(np.int8)
-    rows, columns = integers.shape
     with rewriter.rewrite("lower-weight-product", [maker, node], before=node) as builder:
         name = maker.inputs[0].name if maker.inputs[0] is not None else None
-        operands = [
-            x,
-            builder.constant(packed_blocks(integers, block, bits), name or "weight"),
-            builder.constant(np.ascontiguousarray(scale.numpy().T), "weight_scale"),
-        ]
-        attributes = {
-            "K": rows,
-            "N": columns,
-            "bits": bits,
-            "block_size": block,
-            "accuracy_level": _INTEGER_ACTIVATIONS,
-        }
-        y = builder.op("MatMulNBits", operands, attributes, domain=_CONTRIB_DOMAIN)
-        y.dtype, y.shape = _FLOAT, node.outputs[0].shape
+        packed = packed_blocks(integers, block, BITS[weight.dtype])
+        weights = builder.constant(packed, name or "weight")
+        scales = builder.constant(np.ascontiguousarray(scale.numpy().T), "weight_scale")
+        y = low_bit_product(builder, [x, weights, scales], weight, block)
         builder.replace(node.outputs[0], y)
     return True
+
+
+def low_bit_product(
+    builder: GraphBuilder,
+    operands: Sequence[ir.Value | None],
+    weight: ir.TensorProtocol,
+    block: int,
+) -> ir.Value:
+    """``MatMulNBits`` that multiplies integers.
+
+    Args:
+        builder: where it goes.
+        operands: activations, weights as :func:`packed_blocks` lays them out, and their scales.
+        weight: [K, N], the weights before they were packed; int4 or int8.
+        block: weights of a column that share a scale.
+    """
+    rows, columns = sizes_of(weight)
+    attributes = {
+        "K": rows,
+        "N": columns,
+        "bits": BITS[weight.dtype],
+        "block_size": block,
+        "accuracy_level": _INTEGER_ACTIVATIONS,
+    }
+    y = builder.op("MatMulNBits", operands, attributes, domain=CONTRIB_DOMAIN)
+    y.dtype = _FLOAT
+    return y
 
 
 def packed_blocks(integers: npt.NDArray[np.int8], block: int, bits: int) -> npt.NDArray[np.uint8]:
