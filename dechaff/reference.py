@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from dechaff.backends import (
@@ -108,6 +109,7 @@ class Reference:
             This reference.
         """
         begun: Future[_Results] = Future()
+        _map_weights(self.module)
 
         def work() -> None:
             try:
@@ -243,6 +245,13 @@ class Reference:
         common_passes.RemoveUnusedNodesPass()(probe.model)
         session = Session(probe, graph_optimizations=False, settings=self.settings)
         return [session.run(case.inputs)[name] for case in self.cases]
+
+
+def _map_weights(module: Module) -> None:
+    """Open the files of weights, which no two threads may do at once: passes read them too."""
+    for value in module.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value.numpy()
 
 
 def _no_memory(error: MemoryError) -> str:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import threading
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +15,10 @@ from dechaff import reference
 from dechaff.command_line import cli
 from dechaff.input_generation import generate_inputs
 from dechaff.ir import parse
+from dechaff.model_import import import_model
 from dechaff.reference import Reference
 
-from .examples import LINEAR, MASKED_ENCODER, ZeroPadding, masked_encoder
+from .examples import LINEAR, MASKED_ENCODER, ZeroPadding, masked_encoder, numbers
 
 TWO_STEPS = """
 <ir_version: 10, opset_import: ["" : 23]>
@@ -27,6 +30,7 @@ steps (float[B,4] x) => (float[B,4] y)
     y = Sigmoid (shifted)
 }
 """
+WIDE_WEIGHT = f"16,16] weight = {numbers(16, 16)}"
 RENAMED = TWO_STEPS.replace("doubled", "first").replace("shifted", "second")
 RENAMED = RENAMED.replace(" y ", " out ").replace("x)", "data)").replace("(x,", "(data,")
 RENAMED = RENAMED.replace("y)", "out)")
@@ -164,6 +168,24 @@ def test_a_reference_that_runs_beside_other_work_gives_the_same() -> None:
     assert [case.name for case in begun.cases] == [case.name for case in cases]
     for left, right in zip(waited.outputs, begun.outputs, strict=True):
         np.testing.assert_array_equal(left["hidden"], right["hidden"])
+
+
+def test_weights_in_files_are_opened_before_two_threads_read_them(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = LINEAR.replace("B,4", "B,16").replace(f"4,4] weight = {numbers(4, 4)}", WIDE_WEIGHT)
+    ir.save(parse(wide).model, tmp_path / "a.onnx", external_data="w", size_threshold_bytes=0)
+    module = import_model(tmp_path / "a.onnx")
+    threads: list[threading.Thread] = []
+    load: Callable[[ir.ExternalTensor], None] = ir.ExternalTensor._load
+
+    def recorded(tensor: ir.ExternalTensor) -> None:
+        threads.append(threading.current_thread())
+        load(tensor)
+
+    monkeypatch.setattr(ir.ExternalTensor, "_load", recorded)
+    assert Reference(module, generate_inputs(module)).begin().reason is None
+    assert set(threads) == {threading.current_thread()}
 
 
 def test_what_stops_a_reference_beside_other_work_is_told_to_who_asks(
