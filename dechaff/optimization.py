@@ -14,6 +14,7 @@ from dechaff.passes import (
 )
 
 from .calibration import Calibration, CalibrationSource, load_calibration
+from .garbage_collection import fewer_collections
 from .model_import import batches_of, example_cases, import_model
 from .optimization_run import OptimizationRun
 from .optimized_model import OptimizedModel
@@ -120,7 +121,11 @@ def optimize(
     )
     listed = settings.passes if request is None else searched_passes(settings.passes)
     chosen = parse_pass_list(listed)
-    with show_progress(progress) as report_step, tracing(trace, settings) as recorder:
+    with (
+        fewer_collections(),
+        show_progress(progress) as report_step,
+        tracing(trace, settings) as recorder,
+    ):
         steps = StepCounter(report_step, len(chosen) + 3)
         steps.step("capture")
         batches = batches_of(example_inputs)

@@ -11,13 +11,7 @@ from concurrent.futures import Future
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from dechaff.backends import (
-    RunningModel,
-    RunOverdueError,
-    Session,
-    SessionSettings,
-    start_session,
-)
+from dechaff.backends import RunningModel, RunOverdueError, Session, SessionSettings, start_session
 from dechaff.ir import (
     CrashedError,
     DechaffError,

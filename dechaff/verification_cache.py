@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,10 +98,10 @@ class VerificationCache:
         copy = module.clone()
         attach_functions(copy)
         weights = _weights(copy)
+        digests = self._digests(weights)
         found = hashlib.sha256(repr(module.valid_positions).encode())
         for name in sorted(weights):
-            tensor = weights[name]
-            found.update(f"{name} {self._digest(tensor)}".encode())
+            found.update(f"{name} {digests[name]}".encode())
             copy.graph.initializers.pop(name)
         found.update(ir.to_proto(copy.model).SerializeToString(deterministic=True))
         return found.hexdigest()
@@ -110,6 +110,15 @@ class VerificationCache:
         digest: Future[str] = Future()
         self._known[id(tensor)] = tensor, digest  # kept, that no other tensor gets its id
         return digest
+
+    def _digests(self, weights: dict[str, ir.TensorProtocol]) -> dict[str, str]:
+        """Digest by name; threads share the work, since hashing leaves Python's lock."""
+        try:
+            with ThreadPoolExecutor() as threads:
+                found = threads.map(self._digest, weights.values())
+                return dict(zip(weights, found, strict=True))
+        except RuntimeError as error:
+            raise MemoryError("no memory for a thread") from error
 
     def _digest(self, tensor: ir.TensorProtocol) -> str:
         """Weights are shared by the graphs before and after the passes: one digest does."""
