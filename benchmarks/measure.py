@@ -99,12 +99,15 @@ def peak_resident_bytes() -> int:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
+    """Collect only between rounds, and then only what the runs made."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 @contextlib.contextmanager
