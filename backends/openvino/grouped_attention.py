@@ -34,7 +34,7 @@ _ATTRIBUTES = """q_num_heads: int = @q_num_heads, kv_num_heads: int = @kv_num_he
 
 _LAYOUT = """
 <domain: "dechaff.lowered", opset_import: ["" : 23]>
-GroupLayout (cu_seqlens) => (at_once, all_rows, places, {layouts})
+{name} ({operands}) => (at_once, all_rows, places, {layouts})
 {{
     axis_0 = Constant <value = int64[1] {{0}}> ()
     axis_1 = Constant <value = int64[1] {{1}}> ()
@@ -65,7 +65,8 @@ GroupLayout (cu_seqlens) => (at_once, all_rows, places, {layouts})
     longest = ReduceSum <keepdims = 1> (first_row)
     row_tokens = Mul (longest, batch)
     full_rows = Equal (row_tokens, token_count)
-    at_once = Squeeze (full_rows, axis_0)
+    one_length = Squeeze (full_rows, axis_0)
+    {keys}
     all_rows = Concat <axis = 0> (batch, longest)
     place_0 = Identity (axis_0)
     {body}
@@ -76,6 +77,22 @@ GroupLayout (cu_seqlens) => (at_once, all_rows, places, {layouts})
 }}
 """
 """``places``: where the context of each token lies among those of all groups, end to end."""
+
+_EVERY_TOKEN_IS_A_KEY = "at_once = Identity (one_length)"
+_LISTED_KEYS = """
+    key_count = Size (key_index)
+    all_are_keys = Equal (key_count, token_count)
+    at_once = And (one_length, all_are_keys)
+    token_count_vector = Reshape (token_count, minus_one)
+    key_count_vector = Reshape (key_count, minus_one)
+    false = Constant <value = bool[1] {0}> ()
+    true = Constant <value = bool[1] {1}> ()
+    no_keys = Expand (false, token_count_vector)
+    marks = Expand (true, key_count_vector)
+    marked = ScatterElements <axis = 0> (no_keys, key_index, marks)
+    is_key = Concat <axis = 0> (marked, false)
+"""
+"""``is_key`` has an entry more, which is that of token -1 where there is none at all."""
 
 _GROUP_LAYOUT = """
     number_{g} = Constant <value = int64[1] {{{g}}}> ()
@@ -95,7 +112,8 @@ _GROUP_LAYOUT = """
     some_token_{g} = Min (own_tokens_{g}, last_token)
     sources_{g} = Reshape (some_token_{g}, minus_one)
     grid_{g} = Shape (valid_{g})
-    valid_keys_{g} = Unsqueeze (valid_{g}, key_axes)
+    {own_keys}
+    valid_keys_{g} = Unsqueeze (own_keys_{g}, key_axes)
     valid_queries_{g} = Unsqueeze (valid_{g}, query_axes)
     either_{g} = Or (valid_keys_{g}, valid_queries_{g})
     mask_{g} = And (either_{g}, valid_keys_{g})
@@ -109,6 +127,12 @@ _GROUP_LAYOUT = """
 """
 """``sources``: the token at each padded position, any token at padding. The mask has its query axis
 in full: ONNX Runtime does not broadcast it."""
+
+_VALID_KEYS = "own_keys_{g} = Identity (valid_{g})"
+_MARKED_KEYS = """
+    marked_{g} = Gather <axis = 0> (is_key, some_token_{g})
+    own_keys_{g} = And (marked_{g}, valid_{g})
+"""
 
 _ATTEND = """
 <domain: "dechaff.lowered", opset_import: ["" : 23]>
@@ -153,16 +177,21 @@ _ATTEND_GROUP = """
 def lower_to_grouped_attention(node: ir.Node, rewriter: Rewriter) -> bool:
     """To calls of the functions above; the caller inlines them.
 
-    A causal attention needs no mask: rows begin together, so that no query sees padding behind it.
+    A causal attention needs no mask: rows begin together, so that no query sees padding behind it,
+    and its keys are all tokens.
     """
-    if not contexts_are_as_wide_as_queries(node) or not all_tokens_are_keys(node):
+    if not contexts_are_as_wide_as_queries(node):
         return False
     is_causal = node.attributes["is_causal"].as_int() == 1
-    define(_layout_text(), rewriter)
+    all_keys = is_causal or all_tokens_are_keys(node)
+    define(_layout_text(all_keys), rewriter)
     define(_attend_text(is_causal), rewriter)
     with rewriter.rewrite("lower-to-grouped-attention", [node]) as builder:
         at_once = builder.op(
-            "GroupLayout", node.inputs[3:4], domain=LOWERED_DOMAIN, num_outputs=3 + 3 * GROUPS
+            _layout_name(all_keys),
+            node.inputs[3:4] if all_keys else node.inputs[3:5],
+            domain=LOWERED_DOMAIN,
+            num_outputs=3 + 3 * GROUPS,
         )
         maker = at_once.producer()
         assert maker is not None
@@ -176,17 +205,25 @@ def lower_to_grouped_attention(node: ir.Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def _layout_name(all_keys: bool) -> str:
+    return "GroupLayout" if all_keys else "GroupLayoutOfKeys"
+
+
 def _attend_name(is_causal: bool) -> str:
     return "AttendInGroupsCausal" if is_causal else "AttendInGroups"
 
 
-def _layout_text() -> str:
+def _layout_text(all_keys: bool) -> str:
+    group = _GROUP_LAYOUT.replace("{own_keys}", _VALID_KEYS if all_keys else _MARKED_KEYS)
     return _LAYOUT.format(
+        name=_layout_name(all_keys),
+        operands="cu_seqlens" if all_keys else "cu_seqlens, key_index",
+        keys=_EVERY_TOKEN_IS_A_KEY if all_keys else _LISTED_KEYS,
         groups=GROUPS,
         all_but_one=GROUPS - 1,
         zeros=", ".join("0" * (GROUPS - 1)),
         layouts=_of_groups("sources_{g}, grid_{g}, mask_{g}"),
-        body="".join(_GROUP_LAYOUT.format(g=g, next=g + 1) for g in range(GROUPS)),
+        body="".join(group.format(g=g, next=g + 1) for g in range(GROUPS)),
         tokens=_of_groups("tokens_{g}"),
         places=_of_groups("places_{g}"),
     )
