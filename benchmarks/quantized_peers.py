@@ -28,13 +28,14 @@ def calibration_batches(task: Task) -> list[Inputs]:
     ]
 
 
-def _dechaff(passes: str) -> Callable[[Task], Runner]:
+def _dechaff(passes: str, target: str = "cpu") -> Callable[[Task], Runner]:
     """Without verification: the benchmark compares the outputs itself."""
 
     def build(task: Task) -> Runner:
         optimized = dechaff.optimize(
             str(task.exports.plain(18)),
             passes=passes,
+            target=target,
             verify="off",
             progress=False,
             session=SessionSettings(task.threads),
@@ -96,6 +97,7 @@ def _nncf(task: Task) -> Runner:
 
 
 DYNAMIC = "dechaff-dynamic"
+_IN_OPENVINO = "quantize-static{smooth=0.5,attention=true}"
 
 QUANTIZED_PEERS: dict[str, Peer] = {
     "torch": PEERS["torch"],
@@ -110,6 +112,11 @@ QUANTIZED_PEERS: dict[str, Peer] = {
         _dechaff("default,quantize-dynamic{activations=tensor}"),
     ),
     "dechaff-static": Peer("dechaff, quantize-static", _dechaff("default,quantize-static")),
+    "dechaff-openvino": Peer(
+        f"dechaff, {_IN_OPENVINO}, in OpenVINO",
+        _dechaff(f"default,{_IN_OPENVINO}", "openvino"),
+        package="openvino",
+    ),
     "dechaff-weights": Peer(
         "dechaff, quantize-weights{bits=4}", _dechaff("default,quantize-weights{bits=4}")
     ),

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.ir import Module
+from dechaff.ir import DOMAIN, Module
 
+from .matching import is_op
 from .pass_base import Numerics, Pass
 from .pass_context import ActivationWalk
 from .quantization.dense_layers import DenseLayer, Matrix, dense_layers, layers_by_input
@@ -18,8 +19,10 @@ from .quantization.rounding import bits_of_machine, round_columns
 from .rewriter import GraphBuilder, Rewriter
 
 _RULE = "quantize-static"
+_ATTENTION = "VarlenAttention"
+_NOT_PACKED = "attention=true rounds packed attention, and nothing packed this one"
 _FEW_TOKENS = 64
-_LEVELS = 255
+_LEVELS, _SYMMETRIC_LEVELS = 255, 127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,8 @@ class QuantizeStaticOptions:
         percentile: for that method, the share in percent of numbers within the range.
         smooth: strength of SmoothQuant, 0 to 1, typically 0.5; 0 leaves it out.
         weight_bits: 8; 7 for processors whose products saturate; 0 takes what this machine's can.
+        attention: also round queries and keys of packed attention to 8 bits, for the target
+            ``openvino``, which then multiplies integers there too; others gain no time.
         exclude: layers to leave in float32, as patterns of their names separated by ``|``.
     """
 
@@ -38,6 +43,7 @@ class QuantizeStaticOptions:
     percentile: float = 99.99
     smooth: float = 0.0
     weight_bits: int = 0
+    attention: bool = False
     exclude: str = ""
 
     def __post_init__(self) -> None:
@@ -92,21 +98,63 @@ class QuantizeStatic(Pass):
     options_type = QuantizeStaticOptions
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
-        """Layers in order of the graph; those that read the same value share its range."""
-        layers = list(dense_layers(module, rewriter, _RULE, self.options.exclude))
+        """In order of the graph; layers that read the same value share its range."""
+        layers = layers_by_input(dense_layers(module, rewriter, _RULE, self.options.exclude))
+        readers = {group[0].node: group for group in layers}
         walk = rewriter.context.calibration_for(self.name).walk(module)
-        tokens = [self._quantize(readers, walk, rewriter) for readers in layers_by_input(layers)]
+        tokens = []
+        for node in list(module.graph):
+            if node in readers:
+                tokens.append(self._quantize(readers[node], walk, rewriter))
+            elif self.options.attention and node.domain == DOMAIN and node.op_type == _ATTENTION:
+                self._round_scores(node, walk, rewriter)
+            elif self.options.attention and is_op(node, "Attention"):
+                rewriter.miss(_RULE, node, _NOT_PACKED)
         if tokens and max(tokens) < _FEW_TOKENS:
             rewriter.note(
                 f"{_RULE}: the calibration data has {max(tokens)} tokens; what goes beyond their "
                 "ranges is clipped: give some hundred"
             )
 
+    def _round_scores(self, attention: ir.Node, walk: ActivationWalk, rewriter: Rewriter) -> None:
+        """Round queries and keys, whose products the scores are, on both sides of zero alike."""
+        operands = [value for value in attention.inputs[:2] if value is not None]
+        seen: dict[str, list[Activations]] = {value.name or "": [] for value in operands}
+        for batch in walk.advance(operands):
+            for name, arrays in seen.items():
+                arrays.append(np.array(batch[name], np.float32))
+        activations = [np.concatenate(arrays) for arrays in seen.values()]
+        reason = next(filter(None, map(_reason_against, activations)), None)
+        if reason is not None:
+            rewriter.miss(_RULE, attention, reason)
+            return
+        with rewriter.rewrite(_RULE, [attention]) as builder:
+            rounded = [
+                _round(x, self._symmetric_scale(array), np.array(0, np.int8), builder)
+                for x, array in zip(operands, activations, strict=True)
+            ]
+            attributes = {name: attribute.value for name, attribute in attention.attributes.items()}
+            inputs = [*rounded, *attention.inputs[2:]]
+            context = builder.op(_ATTENTION, inputs, attributes, domain=DOMAIN)
+            builder.replace(attention.outputs[0], context)
+
+    def _symmetric_scale(self, activations: Activations) -> Activations:
+        """Scale of int8 with a zero point of zero, float32[]."""
+        low, high = activation_range(activations, self.options.method, self.options.percentile)
+        return np.array(max(-low, high) / _SYMMETRIC_LEVELS, np.float32)
+
+    def _grid(self, activations: Activations) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point, float32[] and uint8[]."""
+        low, high = activation_range(activations, self.options.method, self.options.percentile)
+        scale = np.array((high - low) / _LEVELS, np.float32)
+        return scale, np.array(np.clip(np.rint(-low / scale), 0, _LEVELS), np.uint8)
+
     def _quantize(
         self, layers: Sequence[DenseLayer], walk: ActivationWalk, rewriter: Rewriter
     ) -> int:
         """Quantize the layers that read one value; give the number of tokens seen."""
-        x = layers[0].x
+        x = layers[0].node.inputs[0]  # not that of before the attention ahead was rounded
+        assert x is not None  # a dense layer has it
         name = x.name or ""
         seen = [
             np.array(batch[name]).reshape(-1, layers[0].sizes[0]) for batch in walk.advance([x])
@@ -119,11 +167,7 @@ class QuantizeStatic(Pass):
             for layer in layers:
                 rewriter.miss(_RULE, layer.node, reason)
             return len(activations)
-        low, high = activation_range(
-            activations / factors, self.options.method, self.options.percentile
-        )
-        scale = np.array((high - low) / _LEVELS, np.float32)
-        zero_point = np.array(np.clip(np.rint(-low / scale), 0, _LEVELS), np.uint8)
+        scale, zero_point = self._grid(activations / factors)
         rounded: ir.Value | None = None
         for layer, matrix in zip(layers, matrices, strict=True):
             with rewriter.rewrite(_RULE, [layer.node]) as builder:

@@ -7,12 +7,16 @@ TurboTransformers' idea (PPoPP 2021, section 4.4), here within one batch. At len
 [0.2 S, S], 16 rows in eight groups compute 1.17 times the scores of attention row by row, in one
 group 2.4 times.
 
-Rows of one length, a single one among them, are attended to at once, where they are. The layout of
+Rows of one length, a single one among them, are attended to at once, where they are, unless queries
+and keys were rounded to integers: those always go in groups. The layout of
 the groups depends on the lengths alone, so all layers share it. Only standard operators are used,
 and no group is empty, so that ONNX Runtime runs the file too, unless a batch has no token at all.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -24,172 +28,45 @@ from dechaff.backends.onnxruntime.varlen_attention import (
     width_of,
 )
 from dechaff.backends.onnxruntime.varlen_functions import LOWERED_DOMAIN
+from dechaff.ir import constant_value
 from dechaff.passes import Rewriter
+from dechaff.passes.matching import made_by
 
-GROUPS = 8
-"""More groups compute fewer scores of padding, and more operators start."""
+from .grouped_functions import GROUPS, GroupVariant
 
-_ATTRIBUTES = """q_num_heads: int = @q_num_heads, kv_num_heads: int = @kv_num_heads,
-                scale: float = @scale, is_causal: int = @is_causal"""
+_PLACES = 2
+"""Number of the output of a layout that says where contexts lie."""
 
-_LAYOUT = """
-<domain: "dechaff.lowered", opset_import: ["" : 23]>
-{name} ({operands}) => (at_once, all_rows, places, {layouts})
-{{
-    axis_0 = Constant <value = int64[1] {{0}}> ()
-    axis_1 = Constant <value = int64[1] {{1}}> ()
-    key_axes = Constant <value = int64[2] {{1, 2}}> ()
-    query_axes = Constant <value = int64[2] {{1, 3}}> ()
-    minus_one = Constant <value = int64[1] {{-1}}> ()
-    many = Constant <value = int64[1] {{9223372036854775807}}> ()
-    zero = Constant <value = int64 {{0}}> ()
-    one = Constant <value = int64 {{1}}> ()
-    groups = Constant <value = int64[1] {{{groups}}}> ()
-    all_but_one = Constant <value = int64[1] {{{all_but_one}}}> ()
 
-    starts = Slice (cu_seqlens, axis_0, minus_one, axis_0)
-    ends = Slice (cu_seqlens, axis_1, many, axis_0)
-    unsorted = Sub (ends, starts)
-    batch = Shape (unsorted)
-    sorted, order = TopK <axis = 0> (unsorted, batch)
-    sorted_starts = Gather <axis = 0> (starts, order)
-    empty_rows = Constant <value = int64[{all_but_one}] {{{zeros}}}> ()
-    lengths = Concat <axis = 0> (sorted, empty_rows)
-    row_starts = Concat <axis = 0> (sorted_starts, empty_rows)
-    raised_batch = Add (batch, all_but_one)
-    rows_of_group = Div (raised_batch, groups)
-    token_count = ReduceSum <keepdims = 0> (lengths)
-    last_token = Sub (token_count, one)
+@dataclasses.dataclass(frozen=True)
+class _Integers:
+    """Queries and keys as int8, values as they are; the scales of the first two."""
 
-    first_row = Slice (lengths, axis_0, axis_1, axis_0)
-    longest = ReduceSum <keepdims = 1> (first_row)
-    row_tokens = Mul (longest, batch)
-    full_rows = Equal (row_tokens, token_count)
-    one_length = Squeeze (full_rows, axis_0)
-    {keys}
-    all_rows = Concat <axis = 0> (batch, longest)
-    place_0 = Identity (axis_0)
-    {body}
-    tokens = Concat <axis = 0> ({tokens})
-    places_of_tokens = Concat <axis = 0> ({places})
-    unset = Sub (tokens, tokens)
-    places = ScatterElements <axis = 0> (unset, tokens, places_of_tokens)
-}}
-"""
-"""``places``: where the context of each token lies among those of all groups, end to end."""
-
-_EVERY_TOKEN_IS_A_KEY = "at_once = Identity (one_length)"
-_LISTED_KEYS = """
-    key_count = Size (key_index)
-    all_are_keys = Equal (key_count, token_count)
-    at_once = And (one_length, all_are_keys)
-    token_count_vector = Reshape (token_count, minus_one)
-    key_count_vector = Reshape (key_count, minus_one)
-    false = Constant <value = bool[1] {0}> ()
-    true = Constant <value = bool[1] {1}> ()
-    no_keys = Expand (false, token_count_vector)
-    marks = Expand (true, key_count_vector)
-    marked = ScatterElements <axis = 0> (no_keys, key_index, marks)
-    is_key = Concat <axis = 0> (marked, false)
-"""
-"""``is_key`` has an entry more, which is that of token -1 where there is none at all."""
-
-_GROUP_LAYOUT = """
-    number_{g} = Constant <value = int64[1] {{{g}}}> ()
-    first_{g} = Mul (number_{g}, rows_of_group)
-    past_first_{g} = Add (first_{g}, axis_1)
-    past_last_{g} = Add (first_{g}, rows_of_group)
-    own_lengths_{g} = Slice (lengths, first_{g}, past_last_{g}, axis_0)
-    own_starts_{g} = Slice (row_starts, first_{g}, past_last_{g}, axis_0)
-    longest_vector_{g} = Slice (lengths, first_{g}, past_first_{g}, axis_0)
-    longest_or_zero_{g} = Squeeze (longest_vector_{g}, axis_0)
-    longest_{g} = Max (longest_or_zero_{g}, one)
-    offsets_{g} = Range (zero, longest_{g}, one)
-    lengths_column_{g} = Unsqueeze (own_lengths_{g}, axis_1)
-    starts_column_{g} = Unsqueeze (own_starts_{g}, axis_1)
-    valid_{g} = Less (offsets_{g}, lengths_column_{g})
-    own_tokens_{g} = Add (starts_column_{g}, offsets_{g})
-    some_token_{g} = Min (own_tokens_{g}, last_token)
-    sources_{g} = Reshape (some_token_{g}, minus_one)
-    grid_{g} = Shape (valid_{g})
-    {own_keys}
-    valid_keys_{g} = Unsqueeze (own_keys_{g}, key_axes)
-    valid_queries_{g} = Unsqueeze (valid_{g}, query_axes)
-    either_{g} = Or (valid_keys_{g}, valid_queries_{g})
-    mask_{g} = And (either_{g}, valid_keys_{g})
-    flat_valid_{g} = Reshape (valid_{g}, minus_one)
-    found_{g} = NonZero (flat_valid_{g})
-    own_places_{g} = Reshape (found_{g}, minus_one)
-    tokens_{g} = Gather <axis = 0> (sources_{g}, own_places_{g})
-    places_{g} = Add (own_places_{g}, place_{g})
-    padded_size_{g} = Shape (flat_valid_{g})
-    place_{next} = Add (place_{g}, padded_size_{g})
-"""
-"""``sources``: the token at each padded position, any token at padding. The mask has its query axis
-in full: ONNX Runtime does not broadcast it."""
-
-_VALID_KEYS = "own_keys_{g} = Identity (valid_{g})"
-_MARKED_KEYS = """
-    marked_{g} = Gather <axis = 0> (is_key, some_token_{g})
-    own_keys_{g} = And (marked_{g}, valid_{g})
-"""
-
-_ATTEND = """
-<domain: "dechaff.lowered", opset_import: ["" : 23]>
-AttendInGroups <q_num_heads, kv_num_heads, scale, is_causal>
-    (at_once, all_rows, places, {layouts}, q, k, v, q_width, k_width, v_width, c_flat) => (context)
-{{
-    context = If (at_once) <
-        then_branch = rows_of_one_length () => (context_at_once) {{
-            q_shape = Concat <axis = 0> (all_rows, q_width)
-            k_shape = Concat <axis = 0> (all_rows, k_width)
-            v_shape = Concat <axis = 0> (all_rows, v_width)
-            q_rows = Reshape <allowzero = 1> (q, q_shape)
-            k_rows = Reshape <allowzero = 1> (k, k_shape)
-            v_rows = Reshape <allowzero = 1> (v, v_shape)
-            c_rows = Attention <{attributes}> (q_rows, k_rows, v_rows)
-            context_at_once = Reshape (c_rows, c_flat)
-        }},
-        else_branch = in_groups () => (context_in_groups) {{
-            {body}
-            contexts = Concat <axis = 0> ({contexts})
-            context_in_groups = Gather <axis = 0> (contexts, places)
-        }}
-    >
-}}
-"""
-
-_ATTEND_GROUP = """
-            q_shape_{g} = Concat <axis = 0> (grid_{g}, q_width)
-            k_shape_{g} = Concat <axis = 0> (grid_{g}, k_width)
-            v_shape_{g} = Concat <axis = 0> (grid_{g}, v_width)
-            q_padded_{g} = Gather <axis = 0> (q, sources_{g})
-            k_padded_{g} = Gather <axis = 0> (k, sources_{g})
-            v_padded_{g} = Gather <axis = 0> (v, sources_{g})
-            q_{g} = Reshape <allowzero = 1> (q_padded_{g}, q_shape_{g})
-            k_{g} = Reshape <allowzero = 1> (k_padded_{g}, k_shape_{g})
-            v_{g} = Reshape <allowzero = 1> (v_padded_{g}, v_shape_{g})
-            c_{g} = Attention <{attributes}> (q_{g}, k_{g}, v_{g}{mask})
-            context_{g} = Reshape (c_{g}, c_flat)
-"""
+    tokens: Sequence[ir.Value | None]
+    scales: Sequence[ir.Value | None]
 
 
 def lower_to_grouped_attention(node: ir.Node, rewriter: Rewriter) -> bool:
-    """To calls of the functions above; the caller inlines them.
+    """To calls of the functions of :class:`GroupVariant`; the caller inlines them.
 
     A causal attention needs no mask: rows begin together, so that no query sees padding behind it,
-    and its keys are all tokens.
+    and its keys are all tokens. What is quantized is gathered as integers.
     """
     if not contexts_are_as_wide_as_queries(node):
         return False
     is_causal = node.attributes["is_causal"].as_int() == 1
-    all_keys = is_causal or all_tokens_are_keys(node)
-    define(_layout_text(all_keys), rewriter)
-    define(_attend_text(is_causal), rewriter)
+    integers = None if is_causal else _integers(node)
+    variant = GroupVariant(
+        all_keys=is_causal or all_tokens_are_keys(node),
+        causal=is_causal,
+        integers=integers is not None,
+    )
+    define(variant.layout_text(), rewriter)
+    define(variant.attend_text(), rewriter)
     with rewriter.rewrite("lower-to-grouped-attention", [node]) as builder:
         at_once = builder.op(
-            _layout_name(all_keys),
-            node.inputs[3:4] if all_keys else node.inputs[3:5],
+            variant.layout_name,
+            node.inputs[3:4] if variant.all_keys else node.inputs[3:5],
             domain=LOWERED_DOMAIN,
             num_outputs=3 + 3 * GROUPS,
         )
@@ -198,50 +75,35 @@ def lower_to_grouped_attention(node: ir.Node, rewriter: Rewriter) -> bool:
         widths = [width_of(value, builder) for value in node.inputs[:3]]
         minus_one = builder.constant(np.array([-1], np.int64), "minus_one")
         flat = builder.op("Concat", [minus_one, widths[0]], {"axis": 0})
+        if integers is None:
+            operands = [*maker.outputs, *node.inputs[:3], *widths, flat]
+        else:
+            operands = [*maker.outputs[_PLACES:], *integers.tokens, flat, *integers.scales]
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        operands = [*maker.outputs, *node.inputs[:3], *widths, flat]
-        context = builder.op(_attend_name(is_causal), operands, attributes, domain=LOWERED_DOMAIN)
+        context = builder.op(variant.attend_name, operands, attributes, domain=LOWERED_DOMAIN)
         builder.replace(node.outputs[0], context)
     return True
 
 
-def _layout_name(all_keys: bool) -> str:
-    return "GroupLayout" if all_keys else "GroupLayoutOfKeys"
+def _integers(node: ir.Node) -> _Integers | None:
+    """The operands of an attention whose queries and keys were rounded, with a head for a head."""
+    query, key, value = node.inputs[:3]
+    heads = [node.attributes[name].as_int() for name in ("q_num_heads", "kv_num_heads")]
+    if heads[0] != heads[1] or query is None or query.dtype is not ir.DataType.FLOAT:
+        return None
+    rounded = [_symmetric_integers(query), _symmetric_integers(key)]
+    if not all(rounded):
+        return None
+    return _Integers([*(pair[0] for pair in rounded), value], [pair[1] for pair in rounded])
 
 
-def _attend_name(is_causal: bool) -> str:
-    return "AttendInGroupsCausal" if is_causal else "AttendInGroups"
-
-
-def _layout_text(all_keys: bool) -> str:
-    group = _GROUP_LAYOUT.replace("{own_keys}", _VALID_KEYS if all_keys else _MARKED_KEYS)
-    return _LAYOUT.format(
-        name=_layout_name(all_keys),
-        operands="cu_seqlens" if all_keys else "cu_seqlens, key_index",
-        keys=_EVERY_TOKEN_IS_A_KEY if all_keys else _LISTED_KEYS,
-        groups=GROUPS,
-        all_but_one=GROUPS - 1,
-        zeros=", ".join("0" * (GROUPS - 1)),
-        layouts=_of_groups("sources_{g}, grid_{g}, mask_{g}"),
-        body="".join(group.format(g=g, next=g + 1) for g in range(GROUPS)),
-        tokens=_of_groups("tokens_{g}"),
-        places=_of_groups("places_{g}"),
-    )
-
-
-def _attend_text(is_causal: bool) -> str:
-    body = "".join(
-        _ATTEND_GROUP.format(g=g, attributes=_ATTRIBUTES, mask="" if is_causal else f", mask_{g}")
-        for g in range(GROUPS)
-    )
-    text = _ATTEND.format(
-        layouts=_of_groups("sources_{g}, grid_{g}, mask_{g}"),
-        attributes=_ATTRIBUTES,
-        body=body,
-        contexts=_of_groups("context_{g}"),
-    )
-    return text.replace("AttendInGroups ", f"{_attend_name(is_causal)} ")
-
-
-def _of_groups(template: str) -> str:
-    return ", ".join(template.format(g=g) for g in range(GROUPS))
+def _symmetric_integers(tokens: ir.Value | None) -> Sequence[ir.Value | None]:
+    """Integers and scale of what was rounded to int8 about zero, with one scale; else nothing."""
+    maker = made_by(tokens, "DequantizeLinear")
+    if maker is None or len(maker.inputs) < 3:
+        return ()
+    scale, zero_point = (constant_value(value) for value in maker.inputs[1:])
+    if scale is None or zero_point is None or len(scale.shape) > 0:
+        return ()
+    is_symmetric = zero_point.dtype is ir.DataType.INT8 and not zero_point.numpy().any()
+    return maker.inputs[:2] if is_symmetric else ()

@@ -29,6 +29,9 @@ def quantize_function(node: ir.Node, block: int, rewriter: Rewriter) -> bool:
     """Replace a GELU, a normalization, a softmax or an attention; say whether it was one."""
     rule = _RULES.get((node.domain, node.op_type))
     if rule is None:
+        without_integers = _LEFT_IN_FLOAT.get((node.domain, node.op_type))
+        if without_integers is not None:
+            rewriter.miss(RULE, node, f"it stays in float32: {without_integers}")
         return False
     reason = _reason_against(node)
     if reason is not None:
@@ -50,8 +53,12 @@ def _reason_against(node: ir.Node) -> str | None:
         return "it has no bias, or gives its statistics"
     if node.op_type == "VarlenAttention":
         heads = [integer_attribute(node, f"{name}_num_heads", 0) for name in ("q", "kv")]
-        if heads[0] != heads[1] or integer_attribute(node, "is_causal", 0):
-            return "it is causal, or its heads share keys"
+        if integer_attribute(node, "is_causal", 0):
+            return "it stays in float32: it is causal, and the blockwise one has no causal mask"
+        if heads[0] != heads[1]:
+            return (
+                "it stays in float32: its heads share keys, and those of the blockwise one do not"
+            )
     return None
 
 
@@ -105,6 +112,16 @@ _RULES: dict[tuple[str, str], Callable[[ir.Node, int, Rewriter], None]] = {
     ("", "Softmax"): _softmax,
     (DOMAIN, "VarlenAttention"): _attention,
 }
+
+_LEFT_IN_FLOAT = {
+    ("", "Attention"): "it is over padded rows, and the blockwise one over packed ones",
+    ("", "RMSNormalization"): "the method has integers for LayerNormalization only",
+    (DOMAIN, "SkipRMSNormalization"): "the method has integers for LayerNormalization only",
+    (DOMAIN, "LocalVarlenAttention"): "the blockwise attention has no window",
+    (DOMAIN, "MaskedVarlenAttention"): "the blockwise attention adds no mask or bias to scores",
+    (DOMAIN, "TopKVarlenAttention"): "the blockwise attention keeps all keys",
+}
+"""What quantized models have of such functions, and why there is no blockwise one."""
 
 
 def quantize_vectors(node: ir.Node, rewriter: Rewriter) -> None:

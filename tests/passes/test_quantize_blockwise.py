@@ -223,6 +223,39 @@ def test_the_file_is_small_and_runs(tmp_path: Path) -> None:
             "it is causal",
         ),
         (
+            """g (float[T,8] q, float[T,4] k, int64[N] starts, int64[K] index) => (float[T,8] y)
+            {
+                y = dechaff.VarlenAttention
+                    <q_num_heads = 2, kv_num_heads = 1, scale = 0.5, is_causal = 0>
+                    (q, k, k, starts, index, starts)
+            }""",
+            "its heads share keys",
+        ),
+        (
+            """g (float[B,S,8] x) => (float[B,S,8] y)
+            { y = Attention <q_num_heads = 2, kv_num_heads = 2> (x, x, x) }""",
+            "it is over padded rows",
+        ),
+        (
+            """g (float[T,8] x, float[8] weight) => (float[T,8] y)
+            { y = RMSNormalization (x, weight) }""",
+            "integers for LayerNormalization only",
+        ),
+        (
+            """g (float[T,8] x, float[T,8] skip, float[8] weight) => (float[T,8] y, float[T,8] z)
+            { y, z = dechaff.SkipRMSNormalization <epsilon = 1e-6> (x, skip, weight) }""",
+            "integers for LayerNormalization only",
+        ),
+        (
+            """g (float[T,8] q, int64[N] starts, int64[T] index, float[B,1,S,S] mask)
+                => (float[T,8] y)
+            {
+                y = dechaff.MaskedVarlenAttention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5>
+                    (q, q, q, starts, index, mask)
+            }""",
+            "adds no mask or bias",
+        ),
+        (
             "g (float[T,4] x, float[4,4] u) => (float[T,4] y) { y = MatMul (x, u) }",
             "its second operand is not a constant",
         ),

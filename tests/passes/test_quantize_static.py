@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dechaff.backends import Session, lower
+from dechaff.backends import Session, lower, start_session
 from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError
 from dechaff.passes import PassContext, PassRecord, parse_pass_list, run_passes
@@ -146,3 +146,64 @@ def test_packed_bert_keeps_its_numbers_whatever_the_padding_holds(
     valid = inputs["attention_mask"] == 1
     assert not results[0][~valid].any()
     assert relative_error(results[0][valid], expected[valid]) < 2 * INT8_ERROR
+
+
+ATTENTION = """g (float[T,16] x, int64[N] starts) => (float[T,16] y)
+    <float[16,16] q_weight = {...}, float[16,16] k_weight = {...}, float[16,16] v_weight = {...},
+     float[16,8] out_weight = {...}, int64 zero = {0}, int64 one = {1}>
+    {
+        q = MatMul (x, q_weight)
+        k = MatMul (x, k_weight)
+        v = MatMul (x, v_weight)
+        sizes = Shape (q)
+        count = Gather <axis = 0> (sizes, zero)
+        keys = Range (zero, count, one)
+        context = dechaff.VarlenAttention
+            <q_num_heads = 2, kv_num_heads = 2, scale = 0.35, is_causal = 0>
+            (q, k, v, starts, keys, starts)
+        y = Mul (context, x)
+    }"""
+
+
+def rounded_attention(x: Array) -> tuple[Module, Module, PassRecord]:
+    module = module_from(ATTENTION)
+    starts = np.array([0, len(x) // 2, len(x)])
+    step = QuantizeStatic(QuantizeStaticOptions(attention=True))
+    context = PassContext(Calibration([{"x": x, "starts": starts}], "test"))
+    after, records = run_passes(module.clone(), [step], context=context)
+    return module, after, records[0]
+
+
+@pytest.mark.parametrize("target", ["", "cpu", "portable", "openvino"])
+def test_queries_and_keys_of_packed_attention_are_rounded_too(target: str) -> None:
+    module, after, _ = rounded_attention(normal(64))
+    attention = next(node for node in after.graph if node.op_type == "VarlenAttention")
+    makers = [value.producer() for value in attention.inputs[:3] if value is not None]
+    kinds = [maker.op_type for maker in makers if maker is not None]
+    assert kinds == ["DequantizeLinear", "DequantizeLinear", "MatMul"]
+    inputs = {"x": normal(9, 1), "starts": np.array([0, 4, 4, 9])}
+    expected = Session(module, graph_optimizations=False).run(inputs)["y"]
+    found = start_session(lower(after, target) if target else after).run(inputs)["y"]
+    assert relative_error(found, expected) < INT8_ERROR
+
+
+def test_attention_is_left_as_it_is_by_default() -> None:
+    context = PassContext(Calibration([{"x": normal(64), "starts": np.array([0, 64])}], "test"))
+    after, _ = run_passes(module_from(ATTENTION), [QuantizeStatic()], context=context)
+    attention = next(node for node in after.graph if node.op_type == "VarlenAttention")
+    assert all(v.producer().op_type == "MatMul" for v in attention.inputs[:3])  # type: ignore[union-attr]
+
+
+def test_attention_over_nothing_but_zeros_is_left_in_float32() -> None:
+    _, after, record = rounded_attention(np.zeros((8, 16), np.float32))
+    missed = [miss.reason for miss in record.misses if "VarlenAttention" in miss.node]
+    assert len(missed) == 1
+    assert "all zero" in missed[0]
+    assert all(node.op_type != "QuantizeLinear" for node in after.graph)
+
+
+def test_attention_that_nothing_packed_says_so() -> None:
+    text = """g (float[B,S,16] x) => (float[B,S,16] y)
+    { y = Attention <q_num_heads = 2, kv_num_heads = 2> (x, x, x) }"""
+    _, record = with_record([normal(8)[None]], text, attention=True)
+    assert "nothing packed this one" in record.misses[0].reason
