@@ -20,7 +20,7 @@ _CALIBRATION_SENTENCES = 256
 
 
 def measure_accuracy(
-    checkpoint: pathlib.Path, data: pathlib.Path, pass_lists: Sequence[str]
+    checkpoint: pathlib.Path, data: pathlib.Path, pass_lists: Sequence[str], target: str = "cpu"
 ) -> Iterator[str]:
     """A line for each pass list: accuracy on ``dev.tsv``, closeness to the first one, and size.
 
@@ -30,6 +30,7 @@ def measure_accuracy(
         checkpoint: folder of a Hugging Face classifier with its tokenizer.
         data: folder of the labelled sentences.
         pass_lists: the first is what the others are compared with.
+        target: what the models are lowered for.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -49,7 +50,13 @@ def measure_accuracy(
     first_size = 0
     for passes in pass_lists:
         optimized = dechaff.optimize(
-            model, example, passes=passes, verify="off", progress=False, calibration=calibration
+            model,
+            example,
+            passes=passes,
+            target=target,
+            verify="off",
+            progress=False,
+            calibration=calibration,
         )
         logits = np.concatenate([next(iter(optimized.run(b).values())) for b in batches])
         first = logits if first is None else first

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from dechaff.backends import TARGETS
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .accuracy import padding_is_zero
@@ -32,6 +33,7 @@ _PASS_LISTS = (
     "default,quantize-dynamic{activations=tensor}",
     "default,quantize-static",
     "default,quantize-static{smooth=0.5}",
+    "default,quantize-static{smooth=0.5,attention=true}",
     "default,quantize-weights{bits=8,group=0}",
     "default,quantize-weights{bits=4}",
     "default,quantize-weights{bits=4,method=gptq}",
@@ -53,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if options.checkpoint is not None:
-        for line in measure_accuracy(options.checkpoint, options.data, options.passes):
+        for line in measure_accuracy(
+            options.checkpoint, options.data, options.passes, options.target
+        ):
             print(line, flush=True)
         return _DONE
     with tempfile.TemporaryDirectory(prefix="dechaff-benchmark-") as folder:
@@ -122,6 +126,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=pathlib.Path, help="a fine-tuned classifier")
     parser.add_argument("--data", type=pathlib.Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--passes", nargs="+", default=list(_PASS_LISTS), help="with --checkpoint")
+    parser.add_argument("--target", choices=TARGETS, default="cpu", help="with --checkpoint")
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
         parser.error("--checkpoint and --data go together")

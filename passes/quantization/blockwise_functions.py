@@ -56,9 +56,7 @@ def _reason_against(node: ir.Node) -> str | None:
         if integer_attribute(node, "is_causal", 0):
             return "it stays in float32: it is causal, and the blockwise one has no causal mask"
         if heads[0] != heads[1]:
-            return (
-                "it stays in float32: its heads share keys, and those of the blockwise one do not"
-            )
+            return "it stays in float32: its heads share keys, which the blockwise one has not"
     return None
 
 
