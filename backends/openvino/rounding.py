@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from dechaff.ir import constant_value
 from dechaff.passes import GraphBuilder, Rewriter
@@ -15,11 +16,14 @@ _PART_OF_PRODUCTS = ("Add", "Gelu", "Mul", "Tanh")
 
 def place_roundings(rewriter: Rewriter) -> None:
     """In the main graph: what is gathered is integers, and no rounding stands by itself."""
+    sweep = common_passes.RemoveUnusedNodesPass()
     for node in _roundings(rewriter):
         _round_before_gather(node, rewriter)
+    sweep(rewriter.module.model)
     for node in _roundings(rewriter):
         if not _ends_a_product(node):
             _raise_before_rounding(node, rewriter)
+    sweep(rewriter.module.model)
 
 
 def _roundings(rewriter: Rewriter) -> list[ir.Node]:

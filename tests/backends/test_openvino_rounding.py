@@ -99,7 +99,7 @@ def test_attention_of_another_kind_is_attended_to_in_float32(changes: dict[str, 
 
 
 MOVED = """g (float[T,4] x, float[U,4] z, int64[N] places) => (uint8[M,4] y{outputs})
-    <float[4] factors = {{1, 2, 3, 4}}, float[1] factor = {{3}},
+    <float[4] factors = {{1, 2, 3, 4}}, float[4,1] factor = {{1, 2, 3, 4}},
      float scale = {{0.5}}, uint8 zero = {{7}}, float[4] scales = {{1, 2, 1, 2}},
      uint8[4] zeros = {{7, 7, 0, 0}}>
     {{
@@ -159,7 +159,7 @@ def test_what_is_joined_and_moved_is_rounded_before(graph: str) -> None:
         (SCALED.replace("factors", "factor"), ""),
         (PLAIN.replace("scale, zero", "scales, zeros"), ""),
     ],
-    ids=["read elsewhere", "read before", "not joined", "another axis", "one factor", "per column"],
+    ids=["read elsewhere", "read before", "not joined", "another axis", "scaled by row", "per column"],
 )
 def test_else_it_is_rounded_where_it_stood(graph: str, outputs: str) -> None:
     assert kinds(lowered_for_openvino(graph, outputs))[-1] == "QuantizeLinear"
