@@ -35,7 +35,7 @@ class QuantizeStaticOptions:
         smooth: strength of SmoothQuant, 0 to 1, typically 0.5; 0 leaves it out.
         weight_bits: 8; 7 for processors whose products saturate; 0 takes what this machine's can.
         attention: also round queries and keys of packed attention to 8 bits, for the target
-            ``openvino``, which then multiplies integers there too; others gain no time.
+            ``openvino``, which then multiplies integers there too; others leave them in float32.
         exclude: layers to leave in float32, as patterns of their names separated by ``|``.
     """
 

@@ -28,6 +28,7 @@ import onnx_ir as ir
 
 from dechaff.ir import constant_value, static_dim
 from dechaff.passes import GraphBuilder, Rewriter
+from dechaff.passes.matching import made_by
 
 from .varlen_functions import LOWERED_DOMAIN, AttentionVariant
 
@@ -45,6 +46,7 @@ def lower_varlen_attention(
     """To calls of the functions that fit the operands; the caller inlines them."""
     if node.inputs[0] is None or not contexts_are_as_wide_as_queries(node):
         return False
+    read_unrounded(node)
     split = _common_split(node)
     all_keys = all_tokens_are_keys(node)
     variant = AttentionVariant(
@@ -70,6 +72,19 @@ def lower_varlen_attention(
         )
         builder.replace(node.outputs[0], context)
     return True
+
+
+def read_unrounded(node: ir.Node) -> None:
+    """Let an attention read queries and keys as they were before a pass rounded them.
+
+    Only the integer products of OpenVINO gain by rounding. ONNX Runtime 1.32 ends the process when
+    a ``DequantizeLinear`` is read within a branch, and the kernels here attend within branches.
+    """
+    for position, value in enumerate(node.inputs[:3]):
+        restored = made_by(value, "DequantizeLinear")
+        rounding = made_by(restored.inputs[0], "QuantizeLinear") if restored is not None else None
+        if rounding is not None:
+            node.replace_input_with(position, rounding.inputs[0])
 
 
 def attend_in_rows(

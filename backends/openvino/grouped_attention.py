@@ -25,6 +25,7 @@ from dechaff.backends.onnxruntime.varlen_attention import (
     all_tokens_are_keys,
     contexts_are_as_wide_as_queries,
     define,
+    read_unrounded,
     width_of,
 )
 from dechaff.backends.onnxruntime.varlen_functions import LOWERED_DOMAIN
@@ -56,6 +57,8 @@ def lower_to_grouped_attention(node: ir.Node, rewriter: Rewriter) -> bool:
         return False
     is_causal = node.attributes["is_causal"].as_int() == 1
     integers = None if is_causal else _integers(node)
+    if integers is None:
+        read_unrounded(node)
     variant = GroupVariant(
         all_keys=is_causal or all_tokens_are_keys(node),
         causal=is_causal,

@@ -39,10 +39,12 @@ def _is_one(value: ir.Value | None) -> bool:
 
 def _round_before_gather(node: ir.Node, rewriter: Rewriter) -> None:
     """Round what is joined along the first axis, gathered from there, and perhaps scaled."""
-    chain = _sole_makers(node.inputs[0])
-    kinds = [maker.op_type for maker in chain]
-    if kinds not in (["Gather", "Concat"], ["Mul", "Gather", "Concat"]):
+    makers = _sole_makers(node.inputs[0])
+    kinds = [maker.op_type for maker in makers]
+    length = 3 if kinds[:1] == ["Mul"] else 2
+    if kinds[:length][-2:] != ["Gather", "Concat"]:
         return
+    chain = makers[:length]
     *scaling, gather, joined = chain
     if integer_attribute(gather, "axis", 0) != 0 or integer_attribute(joined, "axis", 0) != 0:
         return

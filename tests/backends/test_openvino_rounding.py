@@ -13,7 +13,7 @@ from tests.passes.rewrite_checks import module_from
 ATTENTION = """
     g (float[T,8] x, float[T,{k_width}] u, float[T,{k_width}] v, int64[N] starts, int64[K] keys,
        int64[N] key_starts) => (float[T,8] y)
-    <float q_scale = {{0.03}}, float k_scale = {{0.02}}, {zero_type} zero = {{0}}>
+    <float q_scale = {{0.03}}, float k_scale = {{0.02}}, {zero_type} zero = {{{zero}}}>
     {{
         q_integers = QuantizeLinear (x, q_scale, zero)
         q = DequantizeLinear (q_integers, q_scale, zero)
@@ -23,7 +23,9 @@ ATTENTION = """
             <q_num_heads = 2, kv_num_heads = {kv_heads}, scale = 0.4, is_causal = {causal}>
             (q, k, v, starts, keys, key_starts)
     }}"""
-ROUNDED = {"k_width": 8, "zero_type": "int8", "kv_heads": 2, "causal": 0}
+UNROUNDED = 0.03
+"""What rounding moves a query by, at most half of it."""
+ROUNDED = {"k_width": 8, "zero_type": "int8", "zero": 0, "kv_heads": 2, "causal": 0}
 
 
 def rounded_attention(**changes: object) -> Module:
@@ -41,6 +43,10 @@ def tokens(lengths: list[int], key_lengths: list[int]) -> dict[str, Any]:
         "keys": np.array(listed, np.int64),
         "key_starts": np.array(list(itertools.accumulate(key_lengths, initial=0))),
     }
+
+
+def kinds(module: Module) -> list[str]:
+    return [node.op_type for node in module.graph]
 
 
 MODULE = rounded_attention()
@@ -90,12 +96,20 @@ def test_integers_are_what_is_gathered() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"zero_type": "uint8"}, {"causal": 1}, {"k_width": 4, "kv_heads": 1}],
+    [{"zero_type": "uint8", "zero": 128}, {"causal": 1}, {"k_width": 4, "kv_heads": 1}],
     ids=["not about zero", "causal", "shared keys"],
 )
 def test_attention_of_another_kind_is_attended_to_in_float32(changes: dict[str, object]) -> None:
-    lowered = lower(rounded_attention(**changes), "openvino")
-    assert any(node.op_type in ("If", "Attention") for node in lowered.nodes())
+    module = rounded_attention(**changes)
+    lowered = lower(module, "openvino")
+    assert any(node.op_type == "If" for node in lowered.nodes())
+    assert "QuantizeLinear" not in kinds(lowered)
+    given = tokens([3, 1, 0, 5], [3, 1, 0, 5])
+    if "k_width" in changes:
+        given |= {name: given[name][:, :4] for name in ("u", "v")}
+    expected = Session(module, graph_optimizations=False).run(given)["y"]
+    for session in (Session(lowered), OpenVinoSession(lowered)):
+        assert np.abs(session.run(given)["y"] - expected).max() < UNROUNDED
 
 
 MOVED = """g (float[T,4] x, float[U,4] z, int64[N] places) => (uint8[M,4] y{outputs})
@@ -113,6 +127,7 @@ SCALED = """joined = Concat <axis = 0> (x, z)
         scaled = Mul (moved, factors)
         y = QuantizeLinear (scaled, scale, zero)"""
 
+COMPUTED = "computed = Neg (x)" + SCALED.replace("(x, z)", "(computed, z)")
 NOT_JOINED = """few = Constant <value = int64 {3}> ()
         rows = Mod (places, few)
         moved = Gather <axis = 0> (x, rows)
@@ -138,11 +153,11 @@ def lowered_for_openvino(graph: str, outputs: str = "") -> Module:
     return lowered
 
 
-def kinds(module: Module) -> list[str]:
-    return [node.op_type for node in module.graph]
-
-
-@pytest.mark.parametrize("graph", [PLAIN, SCALED], ids=["plain", "scaled"])
+@pytest.mark.parametrize(
+    "graph",
+    [PLAIN, SCALED, COMPUTED],
+    ids=["plain", "scaled", "computed"],
+)
 def test_what_is_joined_and_moved_is_rounded_before(graph: str) -> None:
     found = kinds(lowered_for_openvino(graph))
     assert found[-2:] == ["Concat", "Gather"]
@@ -159,7 +174,14 @@ def test_what_is_joined_and_moved_is_rounded_before(graph: str) -> None:
         (SCALED.replace("factors", "factor"), ""),
         (PLAIN.replace("scale, zero", "scales, zeros"), ""),
     ],
-    ids=["read elsewhere", "read before", "not joined", "another axis", "scaled by row", "per column"],
+    ids=[
+        "read elsewhere",
+        "read before",
+        "not joined",
+        "another axis",
+        "scaled by row",
+        "per column",
+    ],
 )
 def test_else_it_is_rounded_where_it_stood(graph: str, outputs: str) -> None:
     assert kinds(lowered_for_openvino(graph, outputs))[-1] == "QuantizeLinear"
