@@ -34,6 +34,8 @@ class Edit:
             thresholds of an exit, they are tried in the order given, those that save most first;
             else the search finds the order.
         kind: what the edit saves: the time that edits of one kind save is measured together.
+        harm: how much it changes, as far as calibration data tell without a trial; of edits that a
+            search compares, those of least harm for what they save come first.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Edit:
     change: Callable[[Any], Any | None]
     place: str = ""
     kind: str = ""
+    harm: float = 0.0
 
 
 class Calibration(CalibrationData, Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,11 @@ from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError, num_parameters
 from dechaff.passes import PassContext, apply_pass
 from dechaff.passes.prune import Prune, PruneOptions
-from dechaff.passes.reconstruction import order_of_least_harm, second_moments
+from dechaff.passes.reconstruction import (
+    error_of_mean,
+    order_of_least_harm,
+    second_moments,
+)
 from dechaff.passes.residual_blocks import residual_blocks
 from tests.model_runner import Array, run_module
 from tests.passes.rewrite_checks import module_from, run_pass
@@ -117,7 +123,33 @@ def test_parts_that_the_others_make_up_for_go_first() -> None:
     blocks = residual_blocks(module)
     moments = second_moments(module, blocks, calibration())
     order = order_of_least_harm(blocks[0], moments["ffn.0"], 4)
-    assert order[0] in (0, 1)
+    assert order.parts[0] in (0, 1)
+
+
+def outputs(remove: str) -> np.ndarray[Any, Any]:
+    fitted, _ = run_pass(
+        Prune(PruneOptions(remove, zeros=False, reconstruct=True)),
+        module_from(TWINS),
+        PassContext(calibration()),
+    )
+    return np.concatenate([run_module(fitted, batch)["y"] for batch in calibration().batches])
+
+
+def test_the_error_foretold_is_that_of_the_pruned_model() -> None:
+    module = module_from(TWINS)
+    block = residual_blocks(module)[0]
+    moments = second_moments(module, [block], calibration())["ffn.0"]
+    order = order_of_least_harm(block, moments, 4)
+    whole = outputs("")
+    spread = whole - whole.reshape(-1, whole.shape[-1]).mean(axis=0)
+    assert moments.energy == pytest.approx(float((spread**2).sum()), rel=1e-4)
+    for count in (2, 3):
+        gone = "+".join(f"ffn.0.features.{part}" for part in order.parts[:count])
+        error = float(((outputs(gone) - whole) ** 2).sum())
+        # What is foretold counts the damping too, which holds the fitted rows back.
+        assert 0.999 * error <= order.errors[count - 1] <= 1.1 * error
+    error = float(((outputs("ffn.0") - whole) ** 2).sum())
+    assert error_of_mean(block, moments) == pytest.approx(error, rel=1e-3)
 
 
 def test_padding_does_not_count() -> None:

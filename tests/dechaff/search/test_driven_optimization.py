@@ -263,8 +263,8 @@ def test_the_whole_chain_is_one_list() -> None:
         {"x": x[n : n + 16], "mask": mask[n : n + 16], "labels": labels[n : n + 16]}
         for n in range(0, 240, 16)
     ]
-    result = searched(model=module, data=data, max_drop=0.3, passes="compress")
+    result = searched(model=module, data=data, max_drop=0.1, passes="compress")
     assert "quantize-dynamic,early-exit{" in result.pass_list
     assert "prune{remove=" in result.pass_list
     assert result.points[-1].name == "all passes"
-    assert result.points[-1].searched >= result.points[0].searched - 0.3
+    assert result.points[-1].searched >= result.points[0].searched - 0.1
