@@ -78,7 +78,7 @@ def second_moments(
     tokens = 0
     for arrays in calibration.walk(module).advance(_in_order(module, wanted)):
         if tokens >= _MOST_TOKENS:
-            continue
+            break  # the walk is not gone on with
         valid = None
         if found is not None:
             mask = arrays[found.value.name or ""]

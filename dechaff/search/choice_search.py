@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from dechaff.ir import Module
 from dechaff.passes import Edit
 
 from .edit_trials import EditTrials
+from .journal import Outcome
 from .savings import Savings
 from .trials import Limit
 from .upgrades import Worth, chosen, place_of, upgrades
@@ -55,22 +57,21 @@ class ChoiceSearch:
     def _compare(self, base: Sequence[Edit]) -> list[Edit]:
         """Steps from a choice of edits to bolder ones; those of least harm for their saving first.
 
-        Edits are tried on a sample of the rows. Those that seem the best bargains are tried first,
-        in case that time runs out.
+        Edits are tried on a sample of the rows, each kind in turns, and of each kind those first
+        that seem the best bargains: when time runs out, no kind has been left out.
         """
         self._trials.state.begin_round()
         made = self._trials.variant(base)
         assert made is not None  # it was kept, or is nothing
         self._sampler.rebase(made[0])
-        before = self._trials.judge("what was kept", made, Limit(math.inf), sampled=True).loss
+        before = self._trials.judge("what was kept", made, Limit(math.inf), sampled=True)
         taken = {place_of(edit): self._saved[edit.name] for edit in base}
         candidates = [
             (edit, more)
             for edit in self._edits
             if (more := self._saved[edit.name] - taken.get(place_of(edit), 0.0)) > 0
         ]
-        candidates.sort(key=lambda pair: pair[0].harm / pair[1])
-        return upgrades(self._worths(candidates, base, before))
+        return upgrades(self._worths(_in_turns(candidates), base, _used_up(before)))
 
     def _worths(
         self, candidates: Sequence[tuple[Edit, float]], base: Sequence[Edit], before: float
@@ -84,8 +85,8 @@ class ChoiceSearch:
                 continue
             outcome = self._trials.judge(edit.name, made, self._trials.limit, sampled=True)
             self._trials.decide(edit, made, outcome, kept=False)
-            if outcome.score is not None:
-                yield Worth(edit, saved, outcome.loss - before)
+            if outcome.drop is not None:
+                yield Worth(edit, saved, _used_up(outcome) - before)
 
     def _boldest(self, base: Sequence[Edit], steps: Sequence[Edit]) -> int:
         """How many of the steps the metric allows together, found by halving."""
@@ -137,6 +138,27 @@ class ChoiceSearch:
                     yield made[0]
 
         self._sampler.prepare(variants())
+
+
+def _used_up(outcome: Outcome) -> float:
+    """What a choice uses up of the drop that is allowed, as far as a sample of the rows can tell.
+
+    That is the metric's drop with its standard error: on few rows the latter says more, which is
+    how many answers changed. The loss would not do: a block that goes makes a model less sure of
+    itself, which lowers the cross-entropy of one that is too sure, whatever becomes of its answers.
+    """
+    if outcome.drop is None:
+        return 0.0
+    return outcome.drop.at_most(1.0) if math.isfinite(outcome.drop.error) else outcome.drop.mean
+
+
+def _in_turns(candidates: Sequence[tuple[Edit, float]]) -> list[tuple[Edit, float]]:
+    """Edits with what they save, the best bargain of each kind, then the second best of each."""
+    kinds: dict[str, list[tuple[Edit, float]]] = {}
+    for edit, saved in sorted(candidates, key=lambda pair: pair[0].harm / pair[1]):
+        kinds.setdefault(edit.kind, []).append((edit, saved))
+    turns = itertools.zip_longest(*kinds.values())
+    return [candidate for turn in turns for candidate in turn if candidate is not None]
 
 
 def _same(options: Any) -> Any:

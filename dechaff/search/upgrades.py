@@ -16,7 +16,7 @@ class Worth:
     Attributes:
         edit: the edit.
         saved: what it saves, as a share.
-        harm: how much greater the loss is with it.
+        harm: how much of the metric it uses up.
     """
 
     edit: Edit

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy_driven.__main__ import main, to_markdown
+from benchmarks.accuracy_driven.sentences import SavedClassifier
 from benchmarks.peers import DECHAFF
 from examples.finetune_sst2 import HELD_OUT_FILE, WEIGHTS_PACKAGE, weights_folder
 
@@ -67,6 +68,7 @@ def test_a_classifier_is_searched_and_measured(
     assert "| dechaff, mode speed |" in capsys.readouterr().out
     record = json.loads((tmp_path / "results.json").read_text())
     assert [found["name"] for found in record["rows"]] == ["ort18", DECHAFF, "speed"]
-    search = record["searches"][0]
-    assert search["pass_list"].count("prune") == 1
-    assert search["summary"]["points"][-1]["held_out_drop"]["count"] == 44
+    assert record["searches"][0]["pass_list"].count("prune") == 1
+    assert record["rows"][-1]["drop"]["count"] == 72
+    assert len(SavedClassifier(folder).held_out()) == 60
+    assert SavedClassifier(tmp_path).held_out() == []
