@@ -20,6 +20,10 @@ _TAKEN_IN_A_ROUND = 2 / 3
 """Of the boldest choice that is allowed, before edits are compared anew beside what is taken."""
 
 
+_SHARE_OF_LOSS = 0.1
+"""What a loss counts beside the metric where both matter."""
+
+
 class ChoiceSearch:
     """The search for a choice of edits, of which some may be alternatives to each other."""
 
@@ -71,7 +75,7 @@ class ChoiceSearch:
             for edit in self._edits
             if (more := self._saved[edit.name] - taken.get(place_of(edit), 0.0)) > 0
         ]
-        return upgrades(self._worths(_in_turns(candidates), base, _used_up(before)))
+        return upgrades(self._worths(_in_turns(candidates), base, self._used_up(before)))
 
     def _worths(
         self, candidates: Sequence[tuple[Edit, float]], base: Sequence[Edit], before: float
@@ -86,7 +90,22 @@ class ChoiceSearch:
             outcome = self._trials.judge(edit.name, made, self._trials.limit, sampled=True)
             self._trials.decide(edit, made, outcome, kept=False)
             if outcome.drop is not None:
-                yield Worth(edit, saved, _used_up(outcome) - before)
+                yield Worth(edit, saved, self._used_up(outcome) - before)
+
+    def _used_up(self, outcome: Outcome) -> float:
+        """What a choice uses up of the drop that is allowed, as far as a sample can tell.
+
+        That is the metric's drop with its standard error: on few rows the latter says more, which
+        is how many answers changed. The loss would not do: a block that goes makes a model less
+        sure of itself, which lowers the cross-entropy of one that is too sure, whatever becomes of
+        its answers. For accuracy, where it must be no greater, it decides between equals.
+        """
+        drop, state = outcome.drop, self._trials.state
+        if drop is None:
+            return 0.0
+        used_up = drop.at_most(1.0) if math.isfinite(drop.error) else drop.mean
+        more = outcome.loss - state.trials.original_loss
+        return used_up + (_SHARE_OF_LOSS * more if state.settings.mode == "accuracy" else 0.0)
 
     def _boldest(self, base: Sequence[Edit], steps: Sequence[Edit]) -> int:
         """How many of the steps the metric allows together, found by halving."""
@@ -138,18 +157,6 @@ class ChoiceSearch:
                     yield made[0]
 
         self._sampler.prepare(variants())
-
-
-def _used_up(outcome: Outcome) -> float:
-    """What a choice uses up of the drop that is allowed, as far as a sample of the rows can tell.
-
-    That is the metric's drop with its standard error: on few rows the latter says more, which is
-    how many answers changed. The loss would not do: a block that goes makes a model less sure of
-    itself, which lowers the cross-entropy of one that is too sure, whatever becomes of its answers.
-    """
-    if outcome.drop is None:
-        return 0.0
-    return outcome.drop.at_most(1.0) if math.isfinite(outcome.drop.error) else outcome.drop.mean
 
 
 def _in_turns(candidates: Sequence[tuple[Edit, float]]) -> list[tuple[Edit, float]]:

@@ -20,7 +20,8 @@ def classifiers(
     generator: np.random.Generator, batches: int, rows: int, broken: float, mended: float
 ) -> tuple[list[Any], list[Any]]:
     """Results of two classifiers, of which the second breaks and mends shares of the rows."""
-    before, after = [], []
+    before: list[Any] = []
+    after: list[Any] = []
     for _ in range(batches):
         labels = generator.integers(0, 2, rows)
         right = generator.random(rows) < 0.85

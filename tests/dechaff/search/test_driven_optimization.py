@@ -70,12 +70,12 @@ def test_mode_accuracy_keeps_only_what_does_not_hurt() -> None:
 
 
 def test_a_greater_margin_gives_up_less() -> None:
-    bold, careful = (searched(max_drop=0.1, margin=margin) for margin in (0, 4))
+    bold, careful = (searched(max_drop=0.1, margin=margin) for margin in (0, 20))
     drops = [result.points[-1].searched_drop for result in (bold, careful)]
     assert drops[0] is not None
     assert 0 < drops[0].mean <= 0.1
     assert drops[0].count == 384
-    assert drops[1] is None or drops[1].at_most(4) <= 0.1 + 1e-9
+    assert drops[1] is None or drops[1].at_most(20) <= 0.1 + 1e-9
     assert (bold.points[-1].megabytes or 0) < (careful.points[-1].megabytes or 0)
     assert f"drop {bold.points[-1].held_out_drop}; on the searched part" in str(bold.summary())
 
