@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -20,7 +24,7 @@ class ChildFailedError(Exception):
 def run_child(module: str, task: dict[str, Any]) -> Any:
     """Run ``python -m module TASK RESULT``, two JSON files, and give what it wrote.
 
-    An interruption ends the child before it is passed on.
+    An interruption, or an end that is asked of this process, ends the child before.
 
     Raises:
         ChildFailedError: it fails, or is killed, as for want of memory.
@@ -29,7 +33,10 @@ def run_child(module: str, task: dict[str, Any]) -> Any:
         given, result = (pathlib.Path(folder) / name for name in ("task.json", "result.json"))
         given.write_text(json.dumps(task), encoding="utf-8")
         command = [sys.executable, "-m", module, str(given), str(result)]
-        with subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True) as child:
+        with (
+            _termination_raises(),
+            subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True) as child,
+        ):
             try:
                 _, errors = child.communicate()
             except BaseException:
@@ -39,6 +46,23 @@ def run_child(module: str, task: dict[str, Any]) -> Any:
             last = (errors.strip().splitlines() or ["no message"])[-1]
             raise ChildFailedError(f"exit code {child.returncode}: {last[:_SHOWN]}")
         return json.loads(result.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Let SIGTERM unwind like an exit: what runs on as an orphan would spoil later timings."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def child_task() -> dict[str, Any]:

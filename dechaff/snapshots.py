@@ -56,17 +56,28 @@ class SnapshotWriter:
         self._write(module, f"{self._index + 1:02}-lowered")
 
     def _write(self, module: Module, name: str) -> None:
+        path = self._folder / (re.sub(r"[^\w.-]+", "-", name) + ".onnx")
+        try:
+            self._save(module, path)
+        except OSError as error:
+            self._discard()
+            raise UsageError(
+                f"cannot write {path}: {error.strerror}; the snapshots before it are deleted"
+            ) from error
+
+    def _discard(self) -> None:
+        """Leave nothing of a series that breaks off: the folder was empty."""
+        for path in [*self._folder.glob("*.onnx"), self._folder / _WEIGHTS]:
+            path.unlink(missing_ok=True)
+
+    def _save(self, module: Module, path: pathlib.Path) -> None:
         model = module.model.clone()
         for graph in model.graphs():
             for value in graph.initializers.values():
                 tensor = value.const_value
                 if tensor is not None and _is_shared(tensor):
                     value.const_value = self._shared(tensor, value.name or "")
-        safe = re.sub(r"[^\w.-]+", "-", name)
-        try:
-            ir.save(model, self._folder / f"{safe}.onnx")
-        except OSError as error:
-            raise UsageError(f"cannot write {self._folder / safe}: {error.strerror}") from error
+        ir.save(model, path)
 
     def _shared(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         if id(tensor) not in self._places:

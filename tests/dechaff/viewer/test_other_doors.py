@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from click.testing import CliRunner
@@ -137,6 +139,24 @@ def test_snapshots_do_not_go_among_other_files(tmp_path: pathlib.Path) -> None:
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(UsageError, match="empty folder"):
         dechaff.optimize(linear().model, snapshots=tmp_path, verify="off", progress=False)
+
+
+def test_snapshots_that_break_off_leave_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ir.save
+
+    def full(model: ir.Model, path: pathlib.Path) -> None:
+        save(model, path)
+        if not path.name.startswith("00"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ir, "save", full)
+    with pytest.raises(UsageError, match=r"01-add-one\.onnx: No space left"):
+        dechaff.optimize(
+            linear().model, passes=[AddOne()], verify="off", snapshots=tmp_path, progress=False
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_notebook_shows_the_report(pages: Pages, browser: Any) -> None:
