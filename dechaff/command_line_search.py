@@ -21,6 +21,7 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
         metric: str | None,
         data_path: str | None,
         max_drop: float,
+        margin: float,
         budget: str,
         mode: str,
         seed: int,
@@ -34,6 +35,7 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
                 "metric": None if metric is None else _metric(metric),
                 "data": None if data_path is None else _batches(data_path),
                 "max_drop": max_drop,
+                "margin": margin,
                 "budget": budget,
                 "mode": mode,
                 "seed": seed,
@@ -57,6 +59,13 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--max-drop", type=float, default=0.01, metavar="D", help="How far the metric may fall."
+        ),
+        click.option(
+            "--margin",
+            type=float,
+            default=1.0,
+            metavar="E",
+            help="Standard errors by which it must stay within that.",
         ),
         click.option("--budget", default="10min", metavar="T", help="Time for the search."),
         click.option(

@@ -43,6 +43,7 @@ def optimize(
     metric: str | MetricFunction | None = None,
     data: Iterable[Any] | None = None,
     max_drop: float = 0.01,
+    margin: float = 1.0,
     budget: str | float = "10min",
     mode: str = "speed",
     seed: int = 0,
@@ -86,6 +87,8 @@ def optimize(
         data: batches for the metric, each a mapping from input names, and ``labels``, to arrays.
             A third of them is held out from the search, for the report.
         max_drop: how far the metric may fall, in its own units.
+        margin: standard errors by which it must stay within that on the searched data, so that it
+            does on other data; see :class:`dechaff.search.SearchSettings`.
         budget: time for the search, such as ``"10min"``.
         mode: ``speed`` or ``size`` give up as much of the metric as ``max_drop`` allows;
             ``accuracy`` keeps only what does not hurt.
@@ -117,7 +120,14 @@ def optimize(
         products=products,
     )
     request = make_request(
-        metric, data, max_drop=max_drop, budget=budget, mode=mode, seed=seed, folder=search_folder
+        metric,
+        data,
+        max_drop=max_drop,
+        margin=margin,
+        budget=budget,
+        mode=mode,
+        seed=seed,
+        folder=search_folder,
     )
     listed = settings.passes if request is None else searched_passes(settings.passes)
     chosen = parse_pass_list(listed)

@@ -23,6 +23,26 @@ def read_sentences(path: pathlib.Path) -> list[tuple[str, int]]:
     return [(sentence, int(label)) for sentence, label in rows]
 
 
+def hold_out(
+    sentences: Sequence[tuple[str, int]], count: int, seed: int
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Those that stay, and ``count`` others drawn at random, both in the order of the file."""
+    if not 0 <= count < len(sentences):
+        sys.exit(
+            f"--hold-out {count}: expected fewer than the {len(sentences)} sentences there are"
+        )
+    drawn = set(random.Random(seed).sample(range(len(sentences)), count))
+    return (
+        [row for number, row in enumerate(sentences) if number not in drawn],
+        [row for number, row in enumerate(sentences) if number in drawn],
+    )
+
+
+def write_sentences(path: pathlib.Path, sentences: Sequence[tuple[str, int]]) -> None:
+    """A file that ``read_sentences`` reads."""
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in sentences), "utf-8")
+
+
 def length_batches(
     examples: Sequence[Example], batch_size: int, generator: random.Random
 ) -> list[list[Example]]:

@@ -26,7 +26,7 @@ class Edit:
 
     Attributes:
         name: what the edit does, unique within the pass: ``attention.5``, ``layers 3, k=8``.
-        level: index into the pass's ``levels``; all edits of a level are tried before the next.
+        level: index into the pass's ``levels``, for the report.
         change: the options with the edit in them, made of those found so far; None where the edit
             no longer applies, since what it changes is gone.
         place: edits of one place exclude each other: once one of them is kept, the others are not
@@ -34,6 +34,8 @@ class Edit:
             thresholds of an exit, they are tried in the order given, those that save most first;
             else the search finds the order.
         kind: what the edit saves: the time that edits of one kind save is measured together.
+        harm: how much it changes, as far as calibration data tell without a trial; of edits that a
+            search compares, those of least harm for what they save come first.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Edit:
     change: Callable[[Any], Any | None]
     place: str = ""
     kind: str = ""
+    harm: float = 0.0
 
 
 class Calibration(CalibrationData, Protocol):
@@ -60,10 +63,11 @@ class Approximation(Pass):
     """A pass that a search over the user's metric can drive.
 
     The search runs the passes before this one, asks it for :meth:`edits`, and tries each as
-    ``type(self)(edit.change(options))`` on a copy of the module, by itself; then it tries choices
-    of edits that do least harm for what they save. It starts from the options that the user wrote,
-    keeps the boldest choice that the metric allows, and hands the module to the passes behind. A
-    pass's options decide what it does, with the module and the calibration data alone.
+    ``type(self)(edit.change(options))`` on a copy of the module, by itself and on a sample of the
+    data; then it tries choices of edits that do least harm for what they save. It starts from the
+    options that the user wrote, keeps the boldest choice that the metric allows, and hands the
+    module to the passes behind. A pass's options decide what it does, with the module and the
+    calibration data alone.
 
     Attributes:
         levels: what the levels are called, coarse to fine.
@@ -91,6 +95,6 @@ class Approximation(Pass):
             calibration: data from the part that the search may see.
 
         Returns:
-            The edits in the order in which they are to be tried; those that save most time for
-            the least harm, as far as can be guessed, first.
+            The edits. Alternatives that exclude all others are tried in this order, and the first
+            that is allowed is kept; the order of others is the search's own.
         """

@@ -39,9 +39,11 @@ class Moments:
 
     Attributes:
         matrix: float64[width + 1, width + 1], symmetric; sums over the tokens of the data.
+        energy: squared distance from its mean, over all tokens, of the sum that the block adds to.
     """
 
     matrix: Floats
+    energy: float
 
     @property
     def damped(self) -> Floats:
@@ -49,6 +51,10 @@ class Moments:
         diagonal = np.diagonal(self.matrix)
         more = _DAMPING * diagonal + _TINY * diagonal.mean()
         return np.asarray(self.matrix + np.diag(more))
+
+    def harm(self, squared_error: float) -> float:
+        """What an error of the block's product, over all tokens, is to the sum it is added to."""
+        return squared_error / self.energy if self.energy > 0 else 0.0
 
 
 def second_moments(
@@ -65,12 +71,14 @@ def second_moments(
     if not values:
         return {}
     found = find_padding_mask(masked_attentions([n for n in module.graph if is_op(n, "Attention")]))
-    wanted = [*values.values(), *([found.value] if found else [])]
+    joined = {block.name: block.addition.outputs[0] for block in blocks}
+    wanted = [*values.values(), *joined.values(), *([found.value] if found else [])]
     sums: dict[str, Floats] = {}
+    energies = {name: _Energy() for name in values}
     tokens = 0
     for arrays in calibration.walk(module).advance(_in_order(module, wanted)):
         if tokens >= _MOST_TOKENS:
-            continue
+            break  # the walk is not gone on with
         valid = None
         if found is not None:
             mask = arrays[found.value.name or ""]
@@ -78,8 +86,29 @@ def second_moments(
         for name, value in values.items():
             rows = _rows(arrays[value.name or ""], valid)
             sums[name] = sums.get(name, np.float32(0)) + rows.T @ rows
+            energies[name].add(_rows(arrays[joined[name].name or ""], valid)[:, :-1])
         tokens += len(rows)
-    return {name: Moments(total.astype(np.float64)) for name, total in sums.items()}
+    return {
+        name: Moments(total.astype(np.float64), energies[name].centred)
+        for name, total in sums.items()
+    }
+
+
+class _Energy:
+    """Squared distance of rows from their mean."""
+
+    def __init__(self) -> None:
+        self._count, self._squares = 0, 0.0
+        self._sum: Floats = np.zeros(1)
+
+    def add(self, rows: Floats) -> None:
+        self._count += len(rows)
+        self._squares += float(np.sum(rows**2, dtype=np.float64))
+        self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
+
+    @property
+    def centred(self) -> float:
+        return self._squares - float(np.sum(self._sum**2)) / max(1, self._count)
 
 
 def _in_order(module: Module, values: Sequence[ir.Value]) -> list[ir.Value]:
@@ -102,8 +131,21 @@ def _rows(array: Floats, valid: Floats | None) -> Floats:
     return np.concatenate([tokens.astype(np.float32), ones], axis=1)
 
 
-def order_of_least_harm(block: ResidualBlock, moments: Moments, num_parts: int) -> list[int]:
-    """All parts but some last ones, those first that the others can best make up for.
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Parts of a block in the order in which they go.
+
+    Attributes:
+        parts: all but some last ones, those first that the others can best make up for.
+        errors: squared error of the product over all tokens, with so many of them gone, and one.
+    """
+
+    parts: Sequence[int]
+    errors: Sequence[float]
+
+
+def order_of_least_harm(block: ResidualBlock, moments: Moments, num_parts: int) -> Order:
+    """In which order parts go, and what each does.
 
     Args:
         block: the block.
@@ -115,15 +157,16 @@ def order_of_least_harm(block: ResidualBlock, moments: Moments, num_parts: int) 
     inverse = np.linalg.inv(moments.damped)
     rows = np.concatenate([weight, np.zeros((1, weight.shape[1]))])
     alive = list(range(num_parts))
-    order: list[int] = []
+    order, errors, error = list[int](), list[float](), 0.0
     step = max(1, num_parts // _ROUNDS)
     while len(alive) > step:
         worth = _worth(rows, inverse, alive, size)
         gone = [alive[place] for place in np.argsort(worth, kind="stable")[:step]]
         order += gone
         alive = [part for part in alive if part not in set(gone)]
-        _eliminate(rows, inverse, _features(gone, size))
-    return order
+        error += _eliminate(rows, inverse, _features(gone, size))
+        errors += [error] * len(gone)
+    return Order(order, errors)
 
 
 def _worth(rows: Floats, inverse: Floats, parts: Sequence[int], size: int) -> Floats:
@@ -138,17 +181,19 @@ def _worth(rows: Floats, inverse: Floats, parts: Sequence[int], size: int) -> Fl
     return np.array(found)
 
 
-def _eliminate(rows: Floats, inverse: Floats, gone: Floats) -> None:
-    """Take rows out of the problem, in place: the others make up for them."""
+def _eliminate(rows: Floats, inverse: Floats, gone: Floats) -> float:
+    """Take rows out of the problem, in place: the others make up for them; the error that stays."""
     across = inverse[:, gone]
     solved = np.linalg.solve(inverse[np.ix_(gone, gone)], np.hstack([rows[gone], across.T]))
     width = rows.shape[1]
+    error = float(np.sum(rows[gone] * solved[:, :width]))
     rows -= across @ solved[:, :width]
     inverse -= across @ solved[:, width:]
     rows[gone] = 0
     inverse[gone] = 0
     inverse[:, gone] = 0
     inverse[gone, gone] = 1
+    return error
 
 
 def _features(parts: Sequence[int], size: int) -> Floats:
@@ -187,6 +232,13 @@ def reconstruct(
     product = damped[np.ix_(with_one, np.arange(len(weight)))] @ weight
     solved = np.linalg.solve(damped[np.ix_(with_one, with_one)], product)
     return Reconstruction(solved[:-1], solved[-1])
+
+
+def error_of_mean(block: ResidualBlock, moments: Moments) -> float:
+    """Squared error of a block's product, over all tokens, where its mean stands in its place."""
+    sums, weight = moments.matrix[-1], _matrix(block)
+    centred = moments.matrix[:-1, :-1] - np.outer(sums[:-1], sums[:-1]) / max(sums[-1], 1.0)
+    return float(np.sum(weight * (centred @ weight)))
 
 
 def mean_output(block: ResidualBlock, moments: Moments) -> Floats | None:

@@ -40,6 +40,7 @@ from .quantized_kernels import (
     lower_quantize_per_token,
     lower_quantized_matmul,
 )
+from .softcapped_attention import lower_softcapped_attention
 from .static_kernels import add_bias_in_product, lower_static_product
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
 from .varlen_functions import LOWERED_DOMAIN
@@ -70,8 +71,11 @@ _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
 }
 """To contrib operators; for the target ``cpu`` only."""
 
-_PRODUCT_LOWERINGS: tuple[NodeLowering, ...] = (lower_static_product, lower_weight_product)
-"""Of standard products with quantized operands, to contrib operators; for ``cpu`` only."""
+_SLOW_KERNELS: dict[str, tuple[NodeLowering, ...]] = {
+    "Attention": (lower_softcapped_attention,),
+    "MatMul": (lower_static_product, lower_weight_product),
+}
+"""Of standard operators that the runtime has faster kernels for in some cases; ``cpu`` only."""
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
@@ -129,8 +133,8 @@ def lower(
         row = rows.get(node.op_type) if node.domain == DOMAIN else None
         if row is not None:
             row(node, rewriter)
-        elif target == "cpu" and node.domain == "" and node.op_type == "MatMul":
-            any(lowering(node, rewriter) for lowering in _PRODUCT_LOWERINGS)
+        elif target == "cpu" and node.domain == "":
+            any(lowering(node, rewriter) for lowering in _SLOW_KERNELS.get(node.op_type, ()))
     for node in list(lowered.nodes()) if target == "cpu" else ():
         if node.domain == "" and node.op_type == "Add":
             add_bias_in_product(node, rewriter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import numpy as np
 from benchmarks.exports import quiet
 from benchmarks.inputs import Inputs
 from benchmarks.models import ModelUnderTest
+from examples.finetune_sst2 import HELD_OUT_FILE
 from examples.sst2_sentences import read_sentences
 
 if TYPE_CHECKING:
     import torch
+
+Sentence = tuple[str, int]
+"""A sentence and its label."""
 
 _LONGEST = 64
 _INPUTS = ("input_ids", "attention_mask")
@@ -42,27 +47,23 @@ class SavedClassifier(ModelUnderTest):
 
         return AutoTokenizer.from_pretrained(self._folder)
 
+    def held_out(self) -> list[Sentence]:
+        """Sentences that the model's training left out, if any."""
+        path = self._folder / HELD_OUT_FILE
+        return read_sentences(path) if path.exists() else []
+
     def batches(
-        self,
-        data: pathlib.Path,
-        split: str,
-        rows: int,
-        limit: int | None,
-        *,
-        by_length: bool = False,
+        self, sentences: Sequence[Sentence], rows: int, *, by_length: bool = False
     ) -> list[dict[str, Any]]:
         """Batches padded to the longest of each: inputs and labels.
 
         Args:
-            data: folder of ``dev.tsv`` and ``test.tsv``.
-            split: ``dev`` or ``test``.
+            sentences: with their labels.
             rows: sentences in a batch.
-            limit: only so many sentences.
-            by_length: sentences of near length together, else in the order of the file.
+            by_length: sentences of near length together, else in their order.
         """
-        sentences = read_sentences(data / f"{split}.tsv")[:limit]
         if by_length:
-            sentences.sort(key=lambda pair: len(pair[0]))
+            sentences = sorted(sentences, key=lambda pair: len(pair[0]))
         made: list[dict[str, Any]] = []
         for start in range(0, len(sentences), rows):
             part = sentences[start : start + rows]

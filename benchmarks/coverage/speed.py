@@ -14,7 +14,8 @@ from dechaff.backends import Session
 from dechaff.ir import DechaffError, Module
 
 ROUNDS = 7
-_BATCH_TIMES, _SEQUENCE_TIMES = 5, 8
+_TIMES = ((5, 8), (5, 1), (1, 1))
+"""Batch and sequence are enlarged so many times; less where a model has fewer positions."""
 _SHORTEST = 0.2
 """Lengths are spread evenly from this share of the padded length to all of it."""
 _SEQUENCES = re.compile(r"^(decoder_|other_)?sequence$")
@@ -29,14 +30,14 @@ def measure_speed(original: Module, optimized: Module, inputs: Arrays) -> float 
         inputs: small ones that fit; they are repeated to a batch and a length worth timing.
 
     Returns:
-        The ratio, above 1 where dechaff is faster; None if the larger inputs do not run.
+        The ratio, above 1 where dechaff is faster; None if one of them does not run.
     """
     try:
         sessions = {
             name: Session(module, graph_optimizations=True)
             for name, module in (("original", original), ("optimized", optimized))
         }
-        larger = enlarged(original, inputs)
+        larger = _largest(original, inputs, sessions["original"])
         runs = {
             name: (lambda session=session: session.run(larger))
             for name, session in sessions.items()
@@ -46,14 +47,26 @@ def measure_speed(original: Module, optimized: Module, inputs: Arrays) -> float 
         return None
 
 
-def enlarged(module: Module, inputs: Arrays) -> Arrays:
-    """The inputs repeated along batch and sequence; masks of ragged lengths."""
+def _largest(original: Module, inputs: Arrays, session: Session) -> Arrays:
+    """The inputs as large as the original runs them."""
+    for batch, sequence in _TIMES:
+        larger = enlarged(original, inputs, batch, sequence)
+        try:
+            session.run(larger)
+        except DechaffError:
+            continue
+        return larger
+    return inputs
+
+
+def enlarged(module: Module, inputs: Arrays, batch: int, sequence: int) -> Arrays:
+    """The inputs repeated so many times along batch and sequence; masks of ragged lengths."""
     symbols = {_name(dim) for value in module.graph.inputs for dim in value.shape or ()}
     grows = "past" not in symbols  # a step's lengths hang together, and its work is one token's
     larger: Arrays = {}
     for value in module.graph.inputs:
         array = inputs[value.name or ""]
-        times = [_times(_name(dim), grows) for dim in value.shape or ()]
+        times = [_times(_name(dim), batch, sequence if grows else 1) for dim in value.shape or ()]
         array = np.tile(array, times)
         if "mask" in (value.name or "") and array.ndim == 2 and grows:
             array = _ragged(array)
@@ -65,10 +78,10 @@ def _name(dim: int | ir.SymbolicDim) -> str:
     return "" if isinstance(dim, int) else dim.value or ""
 
 
-def _times(symbol: str, grows: bool) -> int:
+def _times(symbol: str, batch: int, sequence: int) -> int:
     if symbol == "batch":
-        return _BATCH_TIMES
-    return _SEQUENCE_TIMES if grows and _SEQUENCES.match(symbol) else 1
+        return batch
+    return sequence if _SEQUENCES.match(symbol) else 1
 
 
 def _ragged(mask: Array) -> Array:

@@ -123,6 +123,7 @@ def drive(
         metric=metric.name,
         mode=request.settings.mode,
         max_drop=request.settings.allowed_drop,
+        margin=request.settings.margin,
         passes=found.passes,
         decisions=found.decisions,
         points=points,

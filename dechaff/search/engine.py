@@ -17,6 +17,7 @@ from dechaff.passes import Approximation, Numerics, Pass, PassContext, apply_pas
 from dechaff.progress import ProgressFunction
 from dechaff.versions import package_versions
 
+from .edit_trials import EditTrials
 from .journal import Journal, module_digest
 from .metrics import Metric
 from .pass_search import PassSearch
@@ -99,10 +100,11 @@ def search(
     for index in range(len(passes)):
         share = (searchable.index(index) + 1) / len(searchable) if index in searchable else 0.0
         if share and state.allow(share):
-            least = state.points[0].searched - share * settings.allowed_drop
+            allowed = share * settings.allowed_drop
             serve = functools.partial(_serve, state.passes[index + 1 :], context, around)
             try:
-                PassSearch(state, index, current, least, around.inputs, serve).run()
+                trials = EditTrials(state, index, current, allowed, around.inputs)
+                PassSearch(trials, serve).run()
             except OutOfTimeError:
                 state.complete = False
         if not _is_idle(state.passes[index]):
@@ -155,9 +157,9 @@ def _judge_whole(state: SearchState, result: Module) -> None:
     if all(isinstance(step, Approximation) for step in approximate):
         return
     tried = f"{','.join(map(str, passes))} whole"
-    outcome = state.trials.judge(result, tried, Limit(-math.inf))
+    outcome = state.trials.judge(result, tried, Limit(math.inf))
     score = -math.inf if outcome.score is None else outcome.score
-    state.points.append(Point("all passes", passes, score))
+    state.points.append(Point("all passes", passes, score, outcome.drop))
 
 
 def _begin(
@@ -176,11 +178,13 @@ def _begin(
         "metric": metric.name,
         "mode": settings.mode,
         "max_drop": settings.max_drop,
+        "margin": settings.margin,
         "seed": settings.seed,
     }
     folder = None if settings.folder is None else pathlib.Path(settings.folder)
     journal = Journal(folder, identity)
     trials = Trials(module, data.searched, metric, journal, settings.seed, around.session)
+    trials.check_margin(settings.margin)
     exact = tuple(step for step in passes if step.numerics is not Numerics.APPROXIMATE)
     return SearchState(
         settings=settings,

@@ -11,6 +11,8 @@ from typing import Any
 
 from dechaff.ir import Module, UsageError
 
+from .confidence import Drop
+
 _FILE = "trials.jsonl"
 
 
@@ -23,12 +25,14 @@ class Outcome:
         score: the metric; None if the trial ended early.
         seconds: time of the trial.
         error: standard error of the difference of its loss from the original's.
+        drop: how far the metric fell; None if the trial ended early.
     """
 
     loss: float
     score: float | None
-    seconds: float
+    seconds: float = 0.0
     error: float = 0.0
+    drop: Drop | None = None
 
 
 class Journal:
@@ -77,7 +81,8 @@ class Journal:
             tried = entry.pop("tried")
         except ValueError:
             return  # the line that a kill cut short
-        self._outcomes[tried] = Outcome(**entry)
+        drop = entry.pop("drop", None)
+        self._outcomes[tried] = Outcome(**entry, drop=None if drop is None else Drop(**drop))
 
     def get(self, tried: str) -> Outcome | None:
         """The outcome of an earlier trial."""

@@ -12,12 +12,13 @@ import numpy as np
 from dechaff.arrays import Array, Arrays, to_numpy
 from dechaff.ir import UsageError
 
+from .confidence import Figures, Losses
+
 Batch = Mapping[str, Any]
 MetricFunction = Callable[[Any, Any], float]
 """``fn(outputs, batch) -> float``, greater is better: the model's outputs on a batch, as a mapping
 from name to numpy array, and the batch as the user gave it."""
 
-Losses = np.ndarray[tuple[int], np.dtype[np.float64]]
 Results = Sequence[tuple[Arrays, Batch, Arrays]]
 """Outputs, batch, and the original's outputs, of each batch."""
 
@@ -45,6 +46,20 @@ class Metric(abc.ABC):
         """What each row adds to the score, where the score is their mean; else None."""
         return None
 
+    def figures(self, results: Results) -> Figures:
+        """The figure over all batches, with what it is made of: rows, else batches left out."""
+        gains = [self.gains(*result) for result in results]
+        rows = [gain for gain in gains if gain is not None]
+        if rows:
+            return Figures.of_rows(np.concatenate(rows))
+        return Figures.of_batches(self.score(results), self._without_each(results))
+
+    def _without_each(self, results: Results) -> Losses:
+        if len(results) == 1:
+            return np.array([math.nan])
+        rest = ([*results[:n], *results[n + 1 :]] for n in range(len(results)))
+        return np.array([self.score(part) for part in rest])
+
 
 def make_metric(metric: str | MetricFunction | Metric) -> Metric:
     """The metric of a name or of a user's function.
@@ -67,10 +82,8 @@ def make_metric(metric: str | MetricFunction | Metric) -> Metric:
     return named[metric]()
 
 
-class Accuracy(Metric):
-    """Share of rows whose greatest logit is that of the label; the loss is cross-entropy."""
-
-    name = "accuracy"
+class Classification(Metric):
+    """Of classes by the greatest logit; the loss is cross-entropy."""
 
     def losses(self, outputs: Arrays, batch: Batch, original: Arrays) -> Losses:
         """Cross-entropy in nats, float64[rows]."""
@@ -79,6 +92,12 @@ class Accuracy(Metric):
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(axis=1))
         return np.asarray(log_sum - shifted[np.arange(len(labels)), labels])
+
+
+class Accuracy(Classification):
+    """Share of rows whose greatest logit is that of the label."""
+
+    name = "accuracy"
 
     def gains(self, outputs: Arrays, batch: Batch, original: Arrays) -> Losses:
         """1 for each row that is right, 0 for the others."""
@@ -90,14 +109,10 @@ class Accuracy(Metric):
         return float(np.concatenate([self.gains(*result) for result in results]).mean())
 
 
-class MacroF1(Accuracy):
+class MacroF1(Classification):
     """The mean over the classes of their F1."""
 
     name = "f1"
-
-    def gains(self, outputs: Arrays, batch: Batch, original: Arrays) -> Losses:
-        """1 for each row that is right: what a bound on the score can be made of."""
-        return super().gains(outputs, batch, original)
 
     def score(self, results: Results) -> float:
         """Mean over the classes that occur of the harmonic mean of precision and recall."""
@@ -172,9 +187,17 @@ class UserMetric(Metric):
 
     def score(self, results: Results) -> float:
         """The mean over the batches, each by its rows."""
-        values = [self._call(outputs, batch) for outputs, batch, _ in results]
-        rows = [len(next(iter(outputs.values()))) for outputs, _, _ in results]
-        return float(np.average(values, weights=rows))
+        return self.figures(results).score
+
+    def figures(self, results: Results) -> Figures:
+        """The mean, and the means without each batch."""
+        values = np.array([self._call(outputs, batch) for outputs, batch, _ in results])
+        rows = np.array([len(next(iter(outputs.values()))) for outputs, _, _ in results])
+        parts = values * rows
+        rest = np.maximum(rows.sum() - rows, 1)
+        return Figures.of_batches(
+            float(parts.sum() / rows.sum()), np.asarray((parts.sum() - parts) / rest)
+        )
 
     def check_order(self, results: Results) -> None:
         """Call it for all batches in both orders; each batch must be worth the same.

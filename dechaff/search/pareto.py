@@ -13,6 +13,7 @@ from dechaff.backends import Session, SessionSettings
 from dechaff.ir import MissingPackageError, Module
 from dechaff.passes import Pass
 
+from .confidence import drop_between
 from .metrics import Metric, Results
 from .result import Point
 from .validation import LabelledInputs
@@ -47,15 +48,17 @@ def measure_points(
     modules = [build(point.passes) for point in chosen]
     sessions = [Session(module, settings=session) for module in modules]
     outputs = [[each.run(item.inputs) for item in held_out] for each in sessions]
+    figures = [metric.figures(_results(found, held_out, outputs[0])) for found in outputs]
     times = _milliseconds(sessions, held_out)
     return tuple(
         dataclasses.replace(
             point,
-            held_out=metric.score(_results(found, held_out, outputs[0])),
+            held_out=found.score,
+            held_out_drop=None if found is figures[0] else drop_between(figures[0], found),
             milliseconds=milliseconds,
             megabytes=weight_bytes(module) / 1e6,
         )
-        for point, module, found, milliseconds in zip(chosen, modules, outputs, times, strict=True)
+        for point, module, found, milliseconds in zip(chosen, modules, figures, times, strict=True)
     )
 
 

@@ -12,7 +12,9 @@ from rich.text import Text
 
 from dechaff.passes import Pass
 
-_ROUNDING = 1e-9
+from .confidence import Drop
+
+ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Decision:
         level: the pass's level, such as ``blocks``.
         edit: what was tried.
         kept: whether it stands.
-        score: the metric with it, on the searched part; None if the trial ended early.
+        score: the metric with it, on the searched part, or on a sample of that where edits are
+            compared; None if the trial ended early.
         loss: the loss with it, so far as the trial went.
         seconds: time of the trial.
     """
@@ -46,7 +49,9 @@ class Point:
         name: the edit that made it of the one before.
         passes: the passes that make it of the original.
         searched: the metric on the searched part.
+        searched_drop: how far it fell there from the original's; None for the original.
         held_out: the metric on the held-out part.
+        held_out_drop: how far it fell there.
         milliseconds: measured median time of a held-out batch.
         megabytes: size of all weights.
     """
@@ -54,7 +59,9 @@ class Point:
     name: str
     passes: tuple[Pass, ...]
     searched: float
+    searched_drop: Drop | None = None
     held_out: float | None = None
+    held_out_drop: Drop | None = None
     milliseconds: float | None = None
     megabytes: float | None = None
 
@@ -67,6 +74,7 @@ class SearchResult:
         metric: name of the metric.
         mode: ``accuracy``, ``size`` or ``speed``.
         max_drop: how far the metric was allowed to fall.
+        margin: by how many standard errors it had to stay within that on the searched part.
         passes: the pass list found, to run again without a search.
         decisions: every trial, in order.
         points: the original, the result, and points between them.
@@ -79,6 +87,7 @@ class SearchResult:
     metric: str
     mode: str
     max_drop: float
+    margin: float
     passes: Sequence[Pass]
     decisions: tuple[Decision, ...]
     points: tuple[Point, ...]
@@ -102,16 +111,16 @@ class SearchResult:
                 "give a larger budget, and search_folder to go on from here"
             )
         fallen = self.points[0].searched - self.points[-1].searched
-        if fallen > self.max_drop + _ROUNDING:
+        if fallen > self.max_drop + ROUNDING:
             found.append(
                 f"{self.metric} fell by {fallen:.4f} on the searched part, more than max_drop "
                 f"{self.max_drop:g}: a pass of the list that is not searched costs more than that"
             )
-        drop = self.held_out_original - self.held_out
-        if drop > self.max_drop:
+        drop = self.points[-1].held_out_drop
+        if drop is not None and drop.mean > self.max_drop:
             found.append(
-                f"on the held-out part {self.metric} fell by {drop:.4f}, more than max_drop "
-                f"{self.max_drop:g}: the data is small for that; give more of it, or a smaller drop"
+                f"on the held-out part {self.metric} fell by {drop}, more than max_drop "
+                f"{self.max_drop:g}: give more data, a greater margin or a smaller drop"
             )
         return found
 
@@ -133,11 +142,15 @@ class SearchResult:
     def summary(self) -> Text:
         """What was searched and found, in lines."""
         kept = sum(decision.kept for decision in self.decisions)
+        last = self.points[-1]
         return Text(
-            f"searched for {self.mode}, max_drop {self.max_drop:g}: kept {kept} of "
-            f"{len(self.decisions)} edits tried in {self.seconds:.0f} s\n"
+            f"searched for {self.mode}, max_drop {self.max_drop:g} with a margin of "
+            f"{self.margin:g} standard errors: kept {kept} of {len(self.decisions)} edits tried in "
+            f"{self.seconds:.0f} s\n"
             f"{self.metric} on the held-out part: {self.held_out_original:.4f} -> "
-            f"{self.held_out:.4f}\nthe same without a search: --passes '{self.pass_list}'"
+            f"{self.held_out:.4f}, drop {last.held_out_drop or 'none'}; on the searched part: drop "
+            f"{last.searched_drop or 'none'}\n"
+            f"the same without a search: --passes '{self.pass_list}'"
         )
 
     def plot(self, path: str | os.PathLike[str]) -> None:

@@ -10,12 +10,13 @@ from dechaff.backends import SessionSettings
 from dechaff.passes import Pass
 from dechaff.progress import ProgressFunction
 
+from .journal import Outcome
 from .result import Decision, Point
 from .search_settings import SearchSettings
 from .trials import Trials
 
 _SHARE_TO_COMPARE = 0.6
-"""Of the budget."""
+"""Of what is left of the time, in each round of comparing edits and trying them together."""
 
 
 class OutOfTimeError(Exception):
@@ -57,7 +58,7 @@ class SearchState:
     points: list[Point] = dataclasses.field(default_factory=list)
     complete: bool = True
     allowed_seconds: float = 0.0
-    _began: float = 0.0
+    _compared_seconds: float = 0.0
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
@@ -71,16 +72,20 @@ class SearchState:
         Returns:
             Whether any of it is left.
         """
-        self._began = self.seconds
         self.allowed_seconds = share * self.settings.budget_seconds
         self.complete = self.complete and self.seconds < self.allowed_seconds
         return self.seconds < self.allowed_seconds
 
+    def begin_round(self) -> None:
+        """Let edits be compared by themselves from now on."""
+        left = self.allowed_seconds - self.seconds
+        self._compared_seconds = self.seconds + _SHARE_TO_COMPARE * left
+
     def has_time_to_compare(self) -> bool:
         """Whether to go on trying edits by themselves: some time is for trying them together."""
-        share = (self.seconds - self._began) / max(1e-9, self.allowed_seconds - self._began)
-        self.complete = self.complete and share < _SHARE_TO_COMPARE
-        return share < _SHARE_TO_COMPARE
+        has_time = self.seconds < self._compared_seconds
+        self.complete = self.complete and has_time
+        return has_time
 
     def next_trial(self, name: str) -> None:
         """Say what is tried next.
@@ -95,8 +100,10 @@ class SearchState:
         text = f"{name}; so far {self.score:.4f} with {kept} edits"
         self.report(int(self.seconds), int(budget), text)
 
-    def keep(self, index: int, step: Pass, name: str, loss: float, score: float) -> None:
+    def keep(self, index: int, step: Pass, name: str, outcome: Outcome) -> None:
         """Let the pass at this place have these options from now on."""
+        assert outcome.score is not None  # only what went to its end is kept
         self.passes[index] = step
-        self.loss, self.score = loss, score
-        self.points.append(Point(f"{step.name} {name}", tuple(self.passes), score))
+        self.loss, self.score = outcome.loss, outcome.score
+        point = Point(f"{step.name} {name}", tuple(self.passes), outcome.score, outcome.drop)
+        self.points.append(point)

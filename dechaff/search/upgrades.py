@@ -16,7 +16,7 @@ class Worth:
     Attributes:
         edit: the edit.
         saved: what it saves, as a share.
-        harm: how much greater the loss is with it.
+        harm: how much of the metric it uses up.
     """
 
     edit: Edit
@@ -26,7 +26,12 @@ class Worth:
     @property
     def place(self) -> str:
         """What edits are alternatives to it."""
-        return self.edit.place or self.edit.name
+        return place_of(self.edit)
+
+
+def place_of(edit: Edit) -> str:
+    """What edits are alternatives to it."""
+    return edit.place or edit.name
 
 
 def upgrades(worths: Iterable[Worth]) -> list[Edit]:
@@ -68,4 +73,4 @@ def _between(
 
 def chosen(steps: Sequence[Edit]) -> list[Edit]:
     """The last of these edits at each place."""
-    return list({edit.place or edit.name: edit for edit in steps}.values())
+    return list({place_of(edit): edit for edit in steps}.values())

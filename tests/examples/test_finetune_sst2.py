@@ -9,8 +9,14 @@ import shutil
 import pytest
 
 from examples import finetune_sst2
-from examples.finetune_sst2 import STATE_FILE, main
-from examples.sst2_sentences import Example, length_batches, read_sentences
+from examples.finetune_sst2 import HELD_OUT_FILE, STATE_FILE, main
+from examples.sst2_sentences import (
+    Example,
+    hold_out,
+    length_batches,
+    read_sentences,
+    write_sentences,
+)
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(finetune_sst2.WEIGHTS_PACKAGE) is None,
@@ -37,6 +43,21 @@ def test_sentences_and_labels_are_read(data: pathlib.Path) -> None:
 def test_a_missing_file_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(SystemExit, match=r"dev\.tsv does not exist"):
         read_sentences(tmp_path / "dev.tsv")
+
+
+def test_held_out_sentences_are_drawn_by_seed_and_written_as_they_were(
+    tmp_path: pathlib.Path,
+) -> None:
+    rows = [(f"sentence {number} \u2014 fine", number % 2) for number in range(50)]
+    kept, drawn = hold_out(rows, 20, seed=3)
+    assert (len(kept), len(drawn)) == (30, 20)
+    assert sorted([*kept, *drawn]) == sorted(rows)
+    assert (kept, drawn) == hold_out(rows, 20, seed=3)
+    assert drawn != hold_out(rows, 20, seed=4)[1]
+    write_sentences(tmp_path / "rows.tsv", drawn)
+    assert read_sentences(tmp_path / "rows.tsv") == drawn
+    with pytest.raises(SystemExit, match="--hold-out 50: expected fewer than the 50 sentences"):
+        hold_out(rows, 50, seed=0)
 
 
 def test_batches_hold_every_sentence_once_and_near_lengths() -> None:
@@ -82,7 +103,8 @@ def test_training_ends_the_same_after_an_interruption(
     from safetensors.torch import load_file
 
     def options(name: str) -> list[str]:
-        return [str(data), "-o", str(data / name), "--layerwise-loss", "--epochs", "2"]
+        given = ["--layerwise-loss", "--epochs", "2", "--hold-out", "4"]
+        return [str(data), "-o", str(data / name), *given]
 
     main(options("whole"))
     with monkeypatch.context() as patched:
@@ -96,5 +118,8 @@ def test_training_ends_the_same_after_an_interruption(
     record = json.loads((data / "halves" / "training.json").read_text())
     assert [entry["epoch"] for entry in record["history"]] == [1, 2]
     assert len(record["history"][0]["accuracy"]["dev"]) == 2
+    assert record["settings"]["hold_out"] == 4
+    assert len(record["history"][0]["accuracy"]["held-out"]) == 2
+    assert len(read_sentences(data / "halves" / HELD_OUT_FILE)) == 4
     with pytest.raises(SystemExit, match=f"{STATE_FILE} is of other settings"):
         main([*options("halves"), "--seed", "1"])

@@ -145,6 +145,37 @@ def test_a_block_may_take_the_normalization_behind_it_along() -> None:
     assert [node.op_type for node in whole.graph] == ["Identity"]
 
 
+NEIGHBOURS = """
+neighbours (float[B,S,4] x) => (float[B,S,4] y)
+    <float[4,6] up0 = {...}, float[6,4] down0 = {...}, float[4] scale = {...},
+     float[4,6] up1 = {...}, float[6,4] down1 = {...}>
+{
+    wide0 = MatMul (x, up0)
+    active0 = Relu (wide0)
+    narrow0 = MatMul (active0, down0)
+    sum0 = Add (narrow0, x)
+    h = LayerNormalization (sum0, scale)
+    wide1 = MatMul (h, up1)
+    active1 = Relu (wide1)
+    narrow1 = MatMul (active1, down1)
+    sum1 = Add (narrow1, h)
+    y = LayerNormalization (sum1, scale)
+}
+"""
+
+
+@pytest.mark.parametrize("ending", ["", ".whole"])
+def test_neighbours_go_together(ending: str) -> None:
+    """What the second leaves is the sum that the first has joined."""
+    text = NEIGHBOURS
+    if not ending:
+        text = text.replace("(h, up1)", "(sum0, up1)").replace("(narrow1, h)", "(narrow1, sum0)")
+    module = module_from(text)
+    pruned, _ = run_pass(prune(f"ffn.0{ending}+ffn.1{ending}"), module)
+    assert not [node for node in pruned.graph if node.op_type == "MatMul"]
+    assert num_parameters(pruned) == (0 if ending else 4)
+
+
 def test_nothing_named_and_nothing_switched_off_changes_nothing() -> None:
     check_ignores(Prune(), ATTENTION)
     check_ignores(Prune(), GATED)

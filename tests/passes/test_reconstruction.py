@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from dechaff.calibration import Calibration
-from dechaff.ir import Module, UsageError, num_parameters
+from dechaff.ir import Module, UsageError, constant_value, num_parameters
 from dechaff.passes import PassContext, apply_pass
 from dechaff.passes.prune import Prune, PruneOptions
-from dechaff.passes.reconstruction import order_of_least_harm, second_moments
-from dechaff.passes.residual_blocks import residual_blocks
+from dechaff.passes.reconstruction import (
+    error_of_mean,
+    order_of_least_harm,
+    reconstruct,
+    second_moments,
+)
+from dechaff.passes.residual_blocks import ResidualBlock, residual_blocks
 from tests.model_runner import Array, run_module
 from tests.passes.rewrite_checks import module_from, run_pass
 
@@ -117,7 +124,44 @@ def test_parts_that_the_others_make_up_for_go_first() -> None:
     blocks = residual_blocks(module)
     moments = second_moments(module, blocks, calibration())
     order = order_of_least_harm(blocks[0], moments["ffn.0"], 4)
-    assert order[0] in (0, 1)
+    assert order.parts[0] in (0, 1)
+
+
+def weight_of(block: ResidualBlock) -> np.ndarray[Any, Any]:
+    tensor = constant_value(block.last.inputs[1])
+    assert tensor is not None
+    return tensor.numpy().astype(np.float64)
+
+
+def outputs(remove: str) -> np.ndarray[Any, Any]:
+    fitted, _ = run_pass(
+        Prune(PruneOptions(remove, zeros=False, reconstruct=True)),
+        module_from(TWINS),
+        PassContext(calibration()),
+    )
+    return np.concatenate([run_module(fitted, batch)["y"] for batch in calibration().batches])
+
+
+def test_the_error_foretold_is_that_of_the_pruned_model() -> None:
+    module = module_from(TWINS)
+    block = residual_blocks(module)[0]
+    moments = second_moments(module, [block], calibration())["ffn.0"]
+    order = order_of_least_harm(block, moments, 4)
+    whole = outputs("")
+    spread = whole - whole.reshape(-1, whole.shape[-1]).mean(axis=0)
+    assert moments.energy == pytest.approx(float((spread**2).sum()), rel=1e-4)
+    for count in (2, 3):
+        gone = "+".join(f"ffn.0.features.{part}" for part in order.parts[:count])
+        error = float(((outputs(gone) - whole) ** 2).sum())
+        assert order.errors[count - 1] >= 0.999 * error  # the damping's share is on top of it
+        kept = sorted(set(range(4)) - set(order.parts[:count]))
+        fitted = reconstruct(block, moments, kept, 4)
+        change = np.concatenate([weight_of(block), np.zeros((1, 3))])
+        change[[*kept, 4]] -= np.concatenate([fitted.weight, fitted.shift[None]])
+        expected = float(np.sum(change * (moments.damped @ change)))
+        assert order.errors[count - 1] == pytest.approx(expected, rel=1e-6)
+    error = float(((outputs("ffn.0") - whole) ** 2).sum())
+    assert error_of_mean(block, moments) == pytest.approx(error, rel=1e-3)
 
 
 def test_padding_does_not_count() -> None:
@@ -141,8 +185,8 @@ def test_heads_are_fitted_too() -> None:
     batch = {"x": x, "valid": np.ones((16, 6), np.bool_)}
     whole = run_module(module, batch)["y"]
     errors = []
-    for reconstruct in (False, True):
-        step = Prune(PruneOptions("attention.0.heads.0", reconstruct=reconstruct))
+    for fits in (False, True):
+        step = Prune(PruneOptions("attention.0.heads.0", reconstruct=fits))
         made, _ = run_pass(step, module, PassContext(Calibration([batch], "test")))
         errors.append(float(((run_module(made, batch)["y"] - whole) ** 2).mean()))
     assert errors[1] < 0.9 * errors[0]

@@ -69,6 +69,24 @@ def test_mode_accuracy_keeps_only_what_does_not_hurt() -> None:
     assert min(point.searched for point in result.points) == result.points[0].searched
 
 
+def test_a_greater_margin_gives_up_less() -> None:
+    bold, careful = (searched(max_drop=0.1, margin=margin) for margin in (0, 20))
+    drops = [result.points[-1].searched_drop for result in (bold, careful)]
+    assert drops[0] is not None
+    assert 0 < drops[0].mean <= 0.1
+    assert drops[0].count == 384
+    assert drops[1] is None or drops[1].at_most(20) <= 0.1 + 1e-9
+    assert (bold.points[-1].megabytes or 0) < (careful.points[-1].megabytes or 0)
+    assert f"drop {bold.points[-1].held_out_drop}; on the searched part" in str(bold.summary())
+
+
+def test_every_kind_of_edit_is_tried_early() -> None:
+    decisions = searched(max_drop=0.02).decisions
+    assert [decision.level for decision in decisions[:4]] == ["features", "blocks"] * 2
+    assert decisions[0].edit.endswith(("ffn.1.features", "ffn.3.features"))
+    assert {decision.edit for decision in decisions[1:4:2]} == {"ffn.1", "ffn.3"}
+
+
 def test_two_searches_decide_the_same() -> None:
     first, second = searched(seed=3), searched(seed=3)
     assert first.pass_list == second.pass_list
@@ -129,6 +147,10 @@ def no_number(outputs: Any, batch: Any) -> Any:
     return "good"
 
 
+def right_share(outputs: Any, batch: Any) -> float:
+    return float((outputs["logits"].argmax(1) == batch["labels"]).mean())
+
+
 class CountsCalls:
     def __init__(self) -> None:
         self.calls = 0
@@ -155,6 +177,8 @@ class CountsCalls:
         ({"mode": "small"}, "there is no mode 'small': choose accuracy, size, speed"),
         ({"budget": "soon"}, "budget: expected a time such as '10min'"),
         ({"max_drop": -1}, "max_drop: expected a number from 0"),
+        ({"margin": -1}, "margin: expected standard errors, from 0, got -1"),
+        ({"metric": right_share, "data": DATA[:2]}, "one batch is left to search by: give data in"),
         ({"passes": "none"}, "no pass of the list trades accuracy"),
         ({"passes": "hard-attention{k=2}"}, "mode speed: hard-attention can save no time"),
     ],
@@ -263,8 +287,8 @@ def test_the_whole_chain_is_one_list() -> None:
         {"x": x[n : n + 16], "mask": mask[n : n + 16], "labels": labels[n : n + 16]}
         for n in range(0, 240, 16)
     ]
-    result = searched(model=module, data=data, max_drop=0.3, passes="compress")
+    result = searched(model=module, data=data, max_drop=0.05, passes="compress")
     assert "quantize-dynamic,early-exit{" in result.pass_list
     assert "prune{remove=" in result.pass_list
     assert result.points[-1].name == "all passes"
-    assert result.points[-1].searched >= result.points[0].searched - 0.3
+    assert result.points[-1].searched >= result.points[0].searched - 0.05

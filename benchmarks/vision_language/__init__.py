@@ -1,1 +1,0 @@
-"""Early exits in a unified vision-language model."""
