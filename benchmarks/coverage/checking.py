@@ -149,7 +149,7 @@ def _optimize(outcome: Outcome, module: Module, inputs: Inputs, speed: bool) -> 
                 return dataclasses.replace(outcome, reason=f"{target}: {_one_line(problem)}")
         if speed and cases:
             timed = machine_state()
-            ratio = measure_speed(original, lower(optimized, "cpu"), cases[0].inputs)
+            ratio = measure_speed(original, optimized, cases[0].inputs)
             outcome = dataclasses.replace(outcome, speed=ratio, timed=timed)
     except DechaffError as error:
         return dataclasses.replace(outcome, reason=_one_line(error))
