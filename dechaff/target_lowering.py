@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dechaff.backends import SessionSettings, lower
-from dechaff.ir import Module
+from dechaff.ir import Module, shape_expressions
 
 from .arrays import Array
 from .attention_choice import choose_attention
 from .compilation import compile_for
 from .input_generation import typical_case
-from .nominal_sizes import nominal_batch
+from .nominal_sizes import evaluate, nominal_batch, nominal_sizes
 from .runtime_choice import choose_runtime
 from .settings import AUTO, Settings, is_compiled
 
@@ -61,7 +61,7 @@ def lower_for_target(
     if is_compiled(target):
         compiled, remarks = compile_for(optimized, original, settings, example)
         return Lowered(lower(optimized, "portable"), target, remarks, compiled)
-    batch, sequence = nominal_batch(original, example)
+    batch, sequence = attended_batch(optimized, original, example)
     threads, use_cache = session.num_threads, settings.cache
     lower_to = functools.partial(_lower, optimized, batch, sequence, threads, use_cache)
     if target != AUTO:
@@ -80,6 +80,25 @@ def lower_for_target(
     choice = choose_runtime(candidate, inputs, session)
     chosen = candidates[choice.target]
     return dataclasses.replace(chosen, notes=(*chosen.notes, choice.reason))
+
+
+def attended_batch(
+    optimized: Module, original: Module, example: Mapping[str, Array] | None
+) -> tuple[int, int]:
+    """Rows and length of the mask that tells padding, which need not be those of an input.
+
+    A model that cuts its input into pieces attends to each piece as a row.
+    """
+    sizes = nominal_sizes(original, example)
+    for node in optimized.graph:
+        mask = node.inputs[0] if node.op_type == "TokenLayout" else None
+        dims = None if mask is None else shape_expressions(mask)
+        if dims is None or len(dims) != 2:
+            continue
+        if all(free.name in sizes for dim in dims for free in dim.free_symbols):
+            batch, sequence = (int(evaluate(dim, sizes)) for dim in dims)
+            return batch, sequence
+    return nominal_batch(original, example)
 
 
 def _lower(

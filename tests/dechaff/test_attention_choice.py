@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 import dechaff.attention_choice
 from dechaff.attention_choice import choose_attention
 from dechaff.backends import AttentionKernel, AttentionSizes, attention_sizes, time_attention
 from dechaff.ir import Module, infer_shapes, parse
+from dechaff.target_lowering import attended_batch
 from tests.ir.test_dialect_ops import ATTENTION, HEADER
 
 SIZES = AttentionSizes(q_num_heads=4, kv_num_heads=2, head_size=2, is_causal=0)
@@ -47,6 +50,34 @@ def test_the_faster_kernel_is_chosen_if_clearly_faster(
     assert f"{rows:.2f} ms" in choice.reason
     assert f"{padded:.2f} ms" in choice.reason
     assert asked == [[10, 6, 2], [10, 6, 2]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "shape", "expected"),
+    [
+        ("pieces", "bool[B * P, S]", (6, 5)),
+        ("pieces", "bool[U, V]", (16, 128)),
+        ("mask", "bool[B, P, S]", (16, 128)),
+    ],
+)
+def test_rows_are_those_of_the_mask_that_tells_padding(
+    mask: str, shape: str, expected: tuple[int, int]
+) -> None:
+    module = parse(
+        HEADER
+        + """g (bool[B,P,S] mask, int64[2] sizes) => (int64[T] token_index)
+        {
+            pieces = Reshape (mask, sizes)
+            token_index, starts, positions = dechaff.TokenLayout (MASK)
+        }""".replace("MASK", mask)
+    )
+    dims = shape[shape.index("[") + 1 : -1].split(",")
+    layout = next(node for node in module.graph if node.op_type == "TokenLayout")
+    given = layout.inputs[0]
+    assert given is not None
+    given.shape = ir.Shape([dim.strip() for dim in dims])
+    example = {"mask": np.ones((2, 3, 5), bool)}
+    assert attended_batch(module, module, example) == expected
 
 
 def test_times_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
