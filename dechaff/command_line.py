@@ -26,7 +26,7 @@ from .command_line_options import (
 from .command_line_search import search_options
 from .command_line_tuning import check_form, logs, target_options, tune
 from .explain_command import explain
-from .isolation import memory_text
+from .isolation import end_without_waiting, memory_text
 from .view_command import view
 
 if TYPE_CHECKING:
@@ -293,3 +293,6 @@ def main() -> None:
     except KeyboardInterrupt:  # outside any command: while modules load
         click.echo("dechaff: interrupted", err=True)
         sys.exit(_INTERRUPTED)
+    except SystemExit as end:
+        end_without_waiting(end.code)
+        raise

@@ -85,6 +85,14 @@ def test_less_memory_than_the_libraries_take_is_a_usage_error(model: pathlib.Pat
     assert_one_line(ended(model, "pass", "--max-memory", "0.01"), 2, "libraries alone")
 
 
+def test_an_error_is_told_while_native_code_runs_in_a_thread(model: pathlib.Path) -> None:
+    begin = (
+        "import threading, atexit; atexit.register(os.abort); "
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); 1 / 0"
+    )
+    assert_one_line(ended(model, begin), 1, "ZeroDivisionError")
+
+
 def test_a_defect_is_told_from_a_crash(model: pathlib.Path) -> None:
     assert_one_line(ended(model, "1 / 0"), 1, "ZeroDivisionError")
 
