@@ -85,6 +85,19 @@ def test_attention_without_a_cap_or_with_more_stays(attributes: str) -> None:
     assert not is_spelled_out(attention(attributes=attributes))
 
 
+def test_attention_in_a_type_without_such_kernels_stays() -> None:
+    module = parse("""
+        <ir_version: 10, opset_import: ["" : 23]>
+        capped (bfloat16[B,4,S,8] q, bfloat16[B,4,S,8] k, bfloat16[B,4,S,8] v, bool[S,S] mask)
+            => (bfloat16[B,4,S,8] y)
+        {
+            y = Attention <softcap = 5.0> (q, k, v, mask)
+        }
+    """)
+    infer_shapes(module)
+    assert not is_spelled_out(module)
+
+
 def test_attention_with_past_keys_stays() -> None:
     module = parse("""
         <ir_version: 10, opset_import: ["" : 23]>
