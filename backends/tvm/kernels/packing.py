@@ -89,10 +89,11 @@ def token_layout() -> tirx.PrimFunc:
     return token_layout
 
 
-def pack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
+def pack(size: int, dtype: str = "float16", is_shared: bool = False) -> tirx.PrimFunc:
     """The kernel: ``(x, token_index, packed)``; x: [B * S, size], packed: [T, size].
 
-    token_index: int64[T]; an index outside of x is cut to it.
+    token_index: int64[T]; an index outside of x is cut to it. With ``is_shared`` all rows of the
+    batch have the same x: [S, size], and a token's row is ``token_index mod S``.
     """
 
     @T.prim_func(s_tir=True)
@@ -108,8 +109,12 @@ def pack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
         token: T.let[T.int32] = (block * 256 + thread) // (size // 8)
         column: T.let[T.int32] = (block * 256 + thread) % (size // 8) * 8
         if token < tokens:
+            place: T.let[T.int64] = token_index[token]
+            last: T.let[T.int64] = T.cast(positions - 1, "int64")
             row: T.let[T.int32] = T.cast(
-                T.max(T.min(token_index[token], T.cast(positions - 1, "int64")), T.int64(0)),
+                T.max(place, T.int64(0)) % (last + T.int64(1))
+                if is_shared
+                else T.max(T.min(place, last), T.int64(0)),
                 "int32",
             )
             for i in T.vectorized(8):
@@ -118,12 +123,16 @@ def pack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
     return pack
 
 
-def unpack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
+def unpack(size: int, dtype: str = "float16", x_dtype: str = "") -> tirx.PrimFunc:
     """The kernel: ``(packed, packed_position, keep_mask, x)``; packed: [T, size], x: [B, S, size].
+
+    x has another dtype than packed where ``x_dtype`` says so: what is cast after it is unpacked
+    passes through memory once.
 
     Reads where it writes, so that every element is written once: the token's row, or zero where
     ``keep_mask`` [B, S] is false or ``packed_position`` [B, S] lies outside of ``packed``.
     """
+    x_dtype = x_dtype or dtype
 
     @T.prim_func(s_tir=True)
     def unpack(
@@ -136,7 +145,7 @@ def unpack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
         packed = T.match_buffer(packed_handle, (tokens, size), dtype)
         packed_position = T.match_buffer(place_handle, (batch, sequence), "int64")
         keep_mask = T.match_buffer(mask_handle, (batch, sequence), "bool")
-        x = T.match_buffer(x_handle, (batch, sequence, size), dtype)
+        x = T.match_buffer(x_handle, (batch, sequence, size), x_dtype)
         row = T.launch_thread("blockIdx.y", batch)
         block = T.launch_thread("blockIdx.x", (sequence * (size // 8) + 255) // 256)
         thread = T.launch_thread("threadIdx.x", 256)
@@ -146,9 +155,11 @@ def unpack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
             place: T.let[T.int64] = packed_position[row, position]
             if keep_mask[row, position] and place >= T.int64(0) and place < T.cast(tokens, "int64"):
                 for i in T.vectorized(8):
-                    x[row, position, column + i] = packed[T.cast(place, "int32"), column + i]
+                    x[row, position, column + i] = T.cast(
+                        packed[T.cast(place, "int32"), column + i], x_dtype
+                    )
             else:
                 for i in T.vectorized(8):
-                    x[row, position, column + i] = T.cast(0, dtype)
+                    x[row, position, column + i] = T.cast(0, x_dtype)
 
     return unpack
