@@ -52,12 +52,12 @@ def compile_library(dtype: str, activation: str) -> pathlib.Path | None:
     Returns:
         Its path; None where nvcc or CUTLASS is missing, and, with a warning, where nvcc fails.
     """
-    headers = pathlib.Path(tvm.__file__).parent / "3rdparty" / "cutlass" / "include"
-    if not has_nvcc() or not (headers / "cutlass" / "cutlass.h").exists():
-        return None
     path = _place(dtype, activation)
     if path.exists():
         return path
+    headers = pathlib.Path(tvm.__file__).parent / "3rdparty" / "cutlass" / "include"
+    if not has_nvcc() or not (headers / "cutlass" / "cutlass.h").exists():
+        return None
     names = ("P0", "P1", "P2", "P3", "LARGEST_SQUARE")
     numbers = (*POLYNOMIALS[activation], LARGEST_SQUARE[activation])
     constants = [f"-D{name}={number!r}f" for name, number in zip(names, numbers, strict=True)]

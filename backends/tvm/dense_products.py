@@ -87,7 +87,7 @@ def _by_library(emission: Emission, args: list[Expr], product: Product) -> Expr:
         approximate = "tanh" if product.activation == "gelu_tanh" else "none"
         return emission.emit(gelu(emission, result, approximate))
     if product.has_bias and _has_fused_gelu(emission, product):
-        return relax.call_dps_packed(LINEAR_GELU[product.activation], args, kind)
+        return emission.emit(relax.call_dps_packed(LINEAR_GELU[product.activation], args, kind))
     result = emission.emit(relax.call_dps_packed(LINEAR, args, kind))
     if product.activation == "none":
         return result

@@ -6,6 +6,7 @@ from tvm import tirx
 from tvm.script import tirx as T  # noqa: N812
 
 from .device_functions import block_barrier, lanes_before, lanes_with
+from .row_functions import load_eight, store_eight
 
 _THREADS = 256
 
@@ -151,15 +152,17 @@ def unpack(size: int, dtype: str = "float16", x_dtype: str = "") -> tirx.PrimFun
         thread = T.launch_thread("threadIdx.x", 256)
         position: T.let[T.int32] = (block * 256 + thread) // (size // 8)
         column: T.let[T.int32] = (block * 256 + thread) % (size // 8) * 8
+        values = T.alloc_buffer((8,), "float32", scope="local")
+        for i in T.unroll(8):
+            values[i] = T.float32(0)
         if position < sequence:
             place: T.let[T.int64] = packed_position[row, position]
             if keep_mask[row, position] and place >= T.int64(0) and place < T.cast(tokens, "int64"):
-                for i in T.vectorized(8):
-                    x[row, position, column + i] = T.cast(
-                        packed[T.cast(place, "int32"), column + i], x_dtype
-                    )
-            else:
-                for i in T.vectorized(8):
-                    x[row, position, column + i] = T.cast(0, x_dtype)
+                load_eight(
+                    values.access_ptr("w"),
+                    T.address_of(packed[T.cast(place, "int32"), column]),
+                    dtype,
+                )
+            store_eight(T.address_of(x[row, position, column]), values.access_ptr("r"), x_dtype)
 
     return unpack
