@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from dechaff.ir import constant_value
 
-from .matching import as_large_as, integer_attribute, is_private, made_by
+from .matching import as_large_as, integer_attribute, is_private, made_by, sizes_of
 from .replacement import Replacement
 from .rewriter import GraphBuilder, Rewriter
 
@@ -42,7 +42,8 @@ def add_one_row(node: ir.Node, _: Rewriter) -> Replacement | None:
         table, index = constant_value(gather.inputs[0]), _only_element(gather.inputs[1])
         if table is None or index is None or len(table.shape) != 2:
             continue
-        if not -int(table.shape[0]) <= index < int(table.shape[0]):
+        count = sizes_of(table)[0]
+        if not -count <= index < count:
             continue
         if not as_large_as(x, gather.outputs[0]) or not is_private(gather.outputs[0], [node]):
             continue
