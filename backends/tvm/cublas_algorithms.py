@@ -56,7 +56,7 @@ def multiply(
     key = (*x.shape, weight.shape[1], x.dtype, bias is not None, x.device.index)
     if not may_measure() and key not in _CHOSEN:
         return False
-    library = _library()
+    library = _library(x.device.index)
     tensors = [tensor for tensor in (x, weight, bias, y) if tensor is not None]
     if library is None or str(x.dtype) not in _DATA_TYPES:
         return False
@@ -72,8 +72,8 @@ def multiply(
 
 
 @functools.cache
-def _library() -> tuple[Any, Any] | None:
-    """CuBLAS as torch has loaded it, and a handle; None without it."""
+def _library(device: int) -> tuple[Any, Any] | None:
+    """What torch has loaded of cuBLAS, and a handle for a GPU; None without it."""
     import torch
 
     major = (torch.version.cuda or "").partition(".")[0]
@@ -82,7 +82,9 @@ def _library() -> tuple[Any, Any] | None:
     except OSError:
         return None
     handle = ctypes.c_void_p()
-    return (library, handle) if library.cublasLtCreate(ctypes.byref(handle)) == 0 else None
+    with torch.cuda.device(device):
+        status = library.cublasLtCreate(ctypes.byref(handle))
+    return (library, handle) if status == 0 else None
 
 
 class _Call:
