@@ -1,12 +1,11 @@
 """``python -m benchmarks.accuracy_driven``: a classifier pruned under its accuracy, and its peers.
 
 MODEL is a folder that ``examples/finetune_sst2.py`` wrote, DATA the folder of sentences. The search
-sees the dev sentences and those that the training held out (``--hold-out``), and some that the
-model was trained on, without their labels; accuracy is that of the test sentences, time that of the
-first batches of them as they come, padded to the longest of each batch. Pruning is searched;
-``--passes compress`` asks for the whole chain. With ``--folder`` what was searched is not searched
-again, so that searches can be made first (``--only-search``), and times be measured when the
-machine is quiet.
+sees the dev sentences and those that the training held out (``--hold-out``); accuracy is that of
+the test sentences, time that of the first batches of them as they come, padded to the longest of
+each batch. Pruning is searched; ``--passes compress`` asks for the whole chain. With ``--folder``
+what was searched is not searched again, so that searches can be made first (``--only-search``), and
+times be measured when the machine is quiet.
 """
 
 from __future__ import annotations
@@ -36,13 +35,12 @@ from dechaff.search.confidence import Drop, Figures, drop_between
 from dechaff.settings import AUTO
 from examples.sst2_sentences import read_sentences
 
-from .sentences import SavedClassifier, inputs_of
+from .sentences import SavedClassifier, Sentence, inputs_of
 
 _DENSE = ("torch", "openvino", "ort18", "ort23", "ort18-fused", "ort23-fused")
 _MODES = ("accuracy", "size", "speed")
 _SEARCHED_ROWS = 32
 """Sentences in a batch of the search, which need not be batches as they are served."""
-_CALIBRATION_SENTENCES = 2048
 _FOUND = "found.json"
 _PRUNING = "approximate,-early-exit"
 
@@ -97,7 +95,7 @@ def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> F
     given: dict[str, Any] = {
         "verify": "off",
         "session": dechaff.SessionSettings(options.threads),
-        "calibration": _calibration(model, options),
+        "calibration": _calibration(model, searched, options),
     }
     folder = None if options.folder is None else options.folder / f"{model.name}-{mode}"
     summary = _read_found(folder)
@@ -143,11 +141,15 @@ def _keep_found(folder: pathlib.Path | None, summary: dict[str, Any]) -> None:
         (folder / _FOUND).write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
 
 
-def _calibration(model: SavedClassifier, options: argparse.Namespace) -> list[Inputs]:
-    """Sentences of the training without their labels, of any length from the first batch on."""
-    unseen = set(model.held_out())
-    train = [each for each in read_sentences(options.data / "train.tsv") if each not in unseen]
-    data = model.batches(train[:_CALIBRATION_SENTENCES], _SEARCHED_ROWS, by_length=True)
+def _calibration(
+    model: SavedClassifier, searched: Sequence[Sentence], options: argparse.Namespace
+) -> list[Inputs]:
+    """The sentences without their labels, of any length from the first batch on.
+
+    Sentences of the training would not do: the model is sure of them, and what leaves early there
+    does not elsewhere.
+    """
+    data = model.batches(searched, _SEARCHED_ROWS, by_length=True)
     random.Random(options.seed).shuffle(data)
     return [inputs_of(batch) for batch in data]
 
