@@ -1,11 +1,12 @@
 """``python -m benchmarks.accuracy_driven``: a classifier pruned under its accuracy, and its peers.
 
 MODEL is a folder that ``examples/finetune_sst2.py`` wrote, DATA the folder of sentences. The search
-sees the dev sentences and those that the training held out (``--hold-out``); accuracy is that of
-the test sentences, time that of the first batches of them as they come, padded to the longest of
-each batch. Pruning is searched; ``--passes compress`` asks for the whole chain. With ``--folder``
-what was searched is not searched again, so that searches can be made first (``--only-search``), and
-times be measured when the machine is quiet.
+sees the dev sentences and those that the training held out (``--hold-out``), and some that the
+model was trained on, without their labels; accuracy is that of the test sentences, time that of the
+first batches of them as they come, padded to the longest of each batch. Pruning is searched;
+``--passes compress`` asks for the whole chain. With ``--folder`` what was searched is not searched
+again, so that searches can be made first (``--only-search``), and times be measured when the
+machine is quiet.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _DENSE = ("torch", "openvino", "ort18", "ort23", "ort18-fused", "ort23-fused")
 _MODES = ("accuracy", "size", "speed")
 _SEARCHED_ROWS = 32
 """Sentences in a batch of the search, which need not be batches as they are served."""
+_CALIBRATION_SENTENCES = 2048
 _FOUND = "found.json"
 _PRUNING = "approximate,-early-exit"
 
@@ -144,12 +146,13 @@ def _keep_found(folder: pathlib.Path | None, summary: dict[str, Any]) -> None:
 def _calibration(
     model: SavedClassifier, searched: Sequence[Sentence], options: argparse.Namespace
 ) -> list[Inputs]:
-    """The sentences without their labels, of any length from the first batch on.
-
-    Sentences of the training would not do: the model is sure of them, and what leaves early there
-    does not elsewhere.
-    """
-    data = model.batches(searched, _SEARCHED_ROWS, by_length=True)
+    """Sentences without their labels, of any length from the first batch on."""
+    sentences = searched
+    if options.calibration == "train":
+        unseen = set(model.held_out())
+        train = [each for each in read_sentences(options.data / "train.tsv") if each not in unseen]
+        sentences = train[:_CALIBRATION_SENTENCES]
+    data = model.batches(sentences, _SEARCHED_ROWS, by_length=True)
     random.Random(options.seed).shuffle(data)
     return [inputs_of(batch) for batch in data]
 
@@ -277,6 +280,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--passes", default=_PRUNING, help="pass list that is searched")
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--margin", type=float, default=1.0, help="in standard errors")
+    parser.add_argument(
+        "--calibration",
+        choices=("train", "searched"),
+        default="train",
+        help="which sentences passes look at, without their labels",
+    )
     parser.add_argument("--budget", default="10min", help="of each search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16)
