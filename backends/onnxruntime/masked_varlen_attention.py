@@ -142,8 +142,8 @@ def lower_masked_varlen_attention(node: ir.Node, rewriter: Rewriter) -> bool:
     if not contexts_are_as_wide_as_queries(node):
         return False
     attend = _ATTEND.replace("SLICED", _SLICED).replace("GATHERED", _GATHERED)
-    define(_BOUNDS, rewriter)
-    define(attend.replace("ATTRIBUTES", _ATTRIBUTES), rewriter)
+    define("RowBoundsMasked", _BOUNDS, rewriter)
+    define("AttendMasked", attend.replace("ATTRIBUTES", _ATTRIBUTES), rewriter)
     mask = node.inputs[5]
     with rewriter.rewrite("lower-masked-varlen-attention", [node]) as builder:
         grid = builder.op(
