@@ -15,17 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FOLDER_VARIABLE = "DECHAFF_CACHE"
-"""Environment variable that names the cache's folder."""
-
-
-def cache_folder() -> pathlib.Path:
-    """``$DECHAFF_CACHE``, else ``dechaff`` in the user's folder for caches."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    if given:
-        return pathlib.Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "dechaff"
+from dechaff.ir import cache_folder
 
 
 def cached(key: Mapping[str, Any], compute: Callable[[], Any], *, use: bool = True) -> Any:

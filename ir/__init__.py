@@ -13,6 +13,7 @@ from . import (  # noqa: F401  (declares the dialect's operators)
     quantization_ops,
     sparse_attention_ops,
 )
+from .cache_folder import cache_folder
 from .cost import Cost, graph_cost, node_cost, num_parameters
 from .dialect import (
     DOMAIN,
@@ -87,6 +88,7 @@ __all__ = [
     "Vocabulary",
     "attach_functions",
     "attribute_text",
+    "cache_folder",
     "canonical_lines",
     "constant_value",
     "declaration_of",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dechaff.cache import FOLDER_VARIABLE
+from dechaff.ir.cache_folder import FOLDER_VARIABLE
 
 
 @pytest.fixture(autouse=True, scope="session")

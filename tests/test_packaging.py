@@ -34,9 +34,8 @@ def expected_files() -> list[str]:
     own = [ROOT / "dechaff" / part for part in (".", "search", "viewer")]
     files = [path.relative_to(ROOT).as_posix() for folder in own for path in folder.glob("*.*")]
     for folder in FOLDERS:
-        files += [
-            f"dechaff/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")
-        ]
+        sources = [path for kind in ("*.py", "*.cu") for path in (ROOT / folder).rglob(kind)]
+        files += [f"dechaff/{path.relative_to(ROOT).as_posix()}" for path in sources]
     return sorted(files)
 
 

@@ -18,7 +18,7 @@ from . import cuda_compilation  # noqa: F401  # it registers the compiler
 from .compiled_model import CompiledModel
 from .emission import WRITTEN
 from .installation import require_nvcc
-from .library_calls import LINEAR
+from .library_calls import LINEAR, LINEAR_GELU
 from .product_choice import ProductChoice
 from .relax_module import ENTRY, to_relax
 from .scheduled_calls import OPAQUE
@@ -90,7 +90,7 @@ def library_calls(module: Any) -> int:
         nonlocal found
         is_call = isinstance(node, tvm.ir.Call)
         if is_call and getattr(node.op, "name", "") == "relax.call_dps_packed":
-            found += node.args[0].global_symbol == LINEAR
+            found += node.args[0].global_symbol in (LINEAR, *LINEAR_GELU.values())
 
     relax.analysis.post_order_visit(module[ENTRY], visit)
     return found

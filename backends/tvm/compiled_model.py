@@ -15,7 +15,7 @@ from tvm import relax
 from dechaff.ir import DechaffError, ModelRejectedError, UsageError
 
 from . import library_calls as _library_calls  # noqa: F401  # it registers what a library may call
-from .cuda_graphs import CudaGraphs, is_cuda_tensor
+from .cuda_graphs import CudaGraphs, HostNumbers, InputPlaces, is_cuda_tensor
 from .generated_kernels import generated_kernels
 from .relax_module import ENTRY
 from .run_timing import seconds_of_run
@@ -63,6 +63,8 @@ class CompiledModel:
         self._machine: Any = None
         self._graphs: CudaGraphs | None = None
         self._count_graphs: CudaGraphs | None = None
+        self._places = InputPlaces()
+        self._to_host = HostNumbers()
         self._counts: bool | None = None
         self._lock = threading.Lock()
 
@@ -167,9 +169,14 @@ class CompiledModel:
             self._count_graphs = CudaGraphs(machine, copies_results=False)
         if not self._counts:
             return self._graphs(lambda own: machine[ENTRY](*own), inputs, ())
-        (counts,) = self._count_graphs(lambda own: [machine[COUNT_TOKENS](*own)], inputs, ())
-        rooms = tuple(map(room_for, counts.tolist()))
-        return self._graphs(lambda own: machine[ENTRY](*own, tvm_ffi.Shape(rooms)), inputs, rooms)
+        placed, stay = self._places(inputs)
+        (counts,) = self._count_graphs(
+            lambda own: [self._to_host(machine[COUNT_TOKENS](*own))], placed, (), stay=stay
+        )
+        rooms = tuple(map(room_for, self._to_host.read(counts)))
+        return self._graphs(
+            lambda own: machine[ENTRY](*own, tvm_ffi.Shape(rooms)), placed, rooms, stay=stay
+        )
 
     def seconds_of_run(self, inputs: Sequence[Any]) -> float:
         """Seconds of a run on arrays of numpy, as they lie on the device, launches not counted.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import tvm
 import tvm_ffi
 
+from .launch_timing import measuring_launches
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,7 +19,7 @@ Run = Callable[[Sequence[Any]], Sequence[Any]]
 Sizes = tuple[Any, ...]
 
 RUNS_BEFORE_CAPTURE = 2
-"""A combination of sizes is captured when it comes for the third time."""
+"""A combination of sizes is captured when it comes for the third time, with its inputs in place."""
 
 MOST_GRAPHS = 16
 """Of more, the one not used for the longest time is dropped, with its memory."""
@@ -52,7 +54,7 @@ class CudaGraphs:
         self._graphs: collections.OrderedDict[Sizes, _Graph] = collections.OrderedDict()
 
     def __call__(
-        self, run: Run, inputs: Sequence[torch.Tensor], sizes: Sizes
+        self, run: Run, inputs: Sequence[torch.Tensor], sizes: Sizes, *, stay: bool = False
     ) -> list[torch.Tensor]:
         """Call the function on these tensors, by a graph where there is one for the sizes.
 
@@ -60,36 +62,40 @@ class CudaGraphs:
             run: calls the function on the machine's tensors, and gives what it gives.
             inputs: tensors on one GPU.
             sizes: what else the function's sizes depend on.
+            stay: the inputs are places of :class:`InputPlaces`; a graph reads them there.
         """
         import torch
 
-        key = (*sizes, *((tuple(t.shape), t.dtype, t.device.index) for t in inputs))
+        key = (*sizes, *(_form(t) for t in inputs))
+        if stay:
+            key = (*key, *(t.data_ptr() for t in inputs))
         found = self._graphs.get(key)
         if found is None and self._seen[key] < RUNS_BEFORE_CAPTURE:
             self._seen[key] += 1
-            return [
-                torch.utils.dlpack.from_dlpack(item).clone() for item in _on_stream(run, inputs)
-            ]
+            results = [_as_torch(item) for item in _on_stream(run, inputs)]
+            return [item.clone() for item in results] if self._copies_results else results
         if found is None:
-            found = self._graphs[key] = self._capture(run, inputs)
+            found = self._graphs[key] = self._capture(run, inputs, stay)
             if len(self._graphs) > MOST_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        torch._foreach_copy_(found.inputs, list(inputs), non_blocking=True)
+        if not stay:
+            torch._foreach_copy_(found.inputs, list(inputs), non_blocking=True)
         found.graph.replay()
         if not self._copies_results:
             return found.outputs
         return [output.clone() for output in found.outputs]
 
-    def _capture(self, run: Run, inputs: Sequence[torch.Tensor]) -> _Graph:
+    def _capture(self, run: Run, inputs: Sequence[torch.Tensor], stay: bool) -> _Graph:
         import torch
 
-        own = [tensor.clone() for tensor in inputs]
+        own = list(inputs) if stay else [tensor.clone() for tensor in inputs]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             # Once beforehand with all memory held, so that the pool has enough of it after.
-            self._run_holding(run, own)
+            with measuring_launches():
+                self._run_holding(run, own)
             side.synchronize()
             _forget_library_workspaces()
             graph = torch.cuda.CUDAGraph()
@@ -115,6 +121,63 @@ class CudaGraphs:
         return results, held
 
 
+class InputPlaces:
+    """Fixed places for inputs, one set for each combination of shapes, that several graphs read.
+
+    The graph that counts tokens and the model's read the same inputs: they are copied once.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[Sizes] = set()
+        self._places: collections.OrderedDict[Sizes, list[torch.Tensor]] = collections.OrderedDict()
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+        """The inputs, and whether they were copied to places: they are once shapes come again."""
+        import torch
+
+        key = tuple(_form(tensor) for tensor in inputs)
+        places = self._places.get(key)
+        if key not in self._seen:
+            self._seen.add(key)
+            return list(inputs), False
+        if places is None:
+            places = self._places[key] = [torch.empty_like(tensor) for tensor in inputs]
+            if len(self._places) > MOST_GRAPHS:
+                self._places.popitem(last=False)
+        self._places.move_to_end(key)
+        torch._foreach_copy_(places, list(inputs), non_blocking=True)
+        return places, True
+
+
+class HostNumbers:
+    """Takes a few numbers from the GPU to memory of the host that the GPU can write to."""
+
+    def __init__(self) -> None:
+        self._pinned: torch.Tensor | None = None
+
+    def __call__(self, numbers: Any) -> torch.Tensor:
+        """Start the copy of a vector, within a graph or not; the same place every time."""
+        import torch
+
+        source = _as_torch(numbers)
+        if self._pinned is None:
+            self._pinned = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+        return self._pinned.copy_(source, non_blocking=True)
+
+    @staticmethod
+    def read(place: torch.Tensor) -> list[int]:
+        """The numbers, when the current stream has come that far."""
+        import torch
+
+        torch.cuda.current_stream().synchronize()
+        return [int(number) for number in place.tolist()]
+
+
+def _form(tensor: torch.Tensor) -> Sizes:
+    """What a graph depends on in an input."""
+    return tuple(tensor.shape), tensor.dtype, tensor.device.index
+
+
 def _on_stream(run: Run, inputs: Sequence[torch.Tensor]) -> list[Any]:
     """Call with the machine's view of the tensors, on torch's current stream."""
     with tvm_ffi.use_torch_stream():
@@ -124,7 +187,7 @@ def _on_stream(run: Run, inputs: Sequence[torch.Tensor]) -> list[Any]:
 def _as_torch(tensor: Any) -> torch.Tensor:
     import torch
 
-    return torch.utils.dlpack.from_dlpack(tensor)
+    return tensor if isinstance(tensor, torch.Tensor) else torch.utils.dlpack.from_dlpack(tensor)
 
 
 def _forget_library_workspaces() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from tvm import relax, tirx
+from tvm import relax
 
 from . import dense_products
 from .dense_products import dense_layer
@@ -16,73 +16,22 @@ from .kernels.activations import bias_gelu
 from .kernels.attention_shape import VarlenAttentionShape
 from .kernels.attention_work import attention_work, work_items
 from .kernels.normalization import NormalizationShape, normalization
-from .kernels.packing import pack, token_layout, unpack
 from .kernels.varlen_attention import varlen_attention
 from .kernels.warpgroup_attention import warpgroup_attention
+from .row_kernels import constant_width
 from .scheduled_calls import as_rows, call_scheduled, is_half, like_rows
 
 _TILE_ROWS = 64
-
-
-def provide_token_layout(emission: Emission, node: ir.Node) -> list[Expr] | None:
-    """``TokenLayout`` in one launch, where the function is told how many rows to make room for."""
-    mask = emission.tensor(node.inputs[0])
-    (tokens,) = emission.output_shape(node, 0)
-    if not emission.is_bound(tokens):
-        return None
-    batch, sequence = emission.shape(mask)
-    outputs = [((tokens,), "int64"), ((batch + 1,), "int64"), ((batch, sequence), "int64")]
-    layout = call_scheduled(emission, token_layout(), "token_layout", [mask], outputs)
-    return [emission.emit(relax.TupleGetItem(layout, i)) for i in range(3)]
-
-
-def provide_pack(emission: Emission, node: ir.Node) -> Expr | None:
-    """``Pack`` of 16-bit rows, 16 bytes a lane."""
-    x, token_index, mask = emission.tensors(node)
-    shape, grid = emission.shape(x), emission.shape(mask)
-    width = _width(shape[2:])
-    if not is_half(emission, x) or width is None or width % 8:
-        return None
-    if not all(emission.sizes.equal(a, b) for a, b in zip(shape[:2], grid, strict=True)):
-        return None
-    rows = emission.emit(relax.op.reshape(x, [shape[0] * shape[1], width]))
-    (tokens,) = emission.shape(token_index)
-    kernel = pack(width, emission.dtype(x))
-    packed = call_scheduled(
-        emission, kernel, "pack", [rows, token_index], [((tokens, width), emission.dtype(x))]
-    )
-    return like_rows(emission, packed, [tokens, *shape[2:]])
-
-
-def provide_unpack(emission: Emission, node: ir.Node) -> Expr | None:
-    """``Unpack`` of 16-bit rows: every position looks up its token."""
-    packed, _, mask = emission.tensors(node)
-    shape = emission.shape(packed)
-    width = _width(shape[1:])
-    layout = node.inputs[1].producer() if node.inputs[1] is not None else None
-    if layout is None or layout.op_type != "TokenLayout" or width is None or width % 8:
-        return None
-    if not is_half(emission, packed):
-        return None
-    rows = like_rows(emission, packed, [shape[0], width])
-    output = ((*emission.shape(mask), width), emission.dtype(packed))
-    kernel = unpack(width, emission.dtype(packed))
-    args = [rows, emission.tensor(layout.outputs[2]), mask]
-    result = call_scheduled(emission, kernel, "unpack", args, [output])
-    return like_rows(emission, result, [*emission.shape(mask), *shape[1:]])
-
-
-def _width(sizes: list[Any]) -> int | None:
-    if not all(isinstance(size, tirx.IntImm) for size in sizes):
-        return None
-    return math.prod(int(size) for size in sizes)
 
 
 def provide_varlen_attention(emission: Emission, node: ir.Node) -> Expr | None:
     """``VarlenAttention`` on tensor cores; the work items are shared by all layers."""
     q, k, v, _, key_index, _ = emission.tensors(node)
     heads, kv_heads = attribute(node, "q_num_heads", 1), attribute(node, "kv_num_heads", 1)
-    width, value_width = _width(emission.shape(q)[1:]), _width(emission.shape(v)[1:])
+    width, value_width = (
+        constant_width(emission.shape(q)[1:]),
+        constant_width(emission.shape(v)[1:]),
+    )
     if width is None or value_width is None or not is_half(emission, q):
         return None
     size = width // heads
@@ -133,7 +82,7 @@ def _fused_qkv(emission: Emission, node: ir.Node, widths: tuple[int, int, int]) 
     if list(split.outputs) != [q, *node.inputs[1:3]]:
         return None
     whole = emission.tensor(split.inputs[0])
-    columns = _width(emission.shape(whole)[1:])
+    columns = constant_width(emission.shape(whole)[1:])
     if len(emission.shape(whole)) != 2 or columns != sum(widths):
         return None
     if bias is None:
@@ -189,7 +138,7 @@ def provide_normalization(emission: Emission, node: ir.Node) -> list[Expr] | Non
     beta = values[place] if is_centered and len(values) > place else None
     bias = values[4] if node.op_type == "BiasSkipLayerNormalization" else None
     shape = emission.shape(x)
-    size = _width(shape[-1:])
+    size = constant_width(shape[-1:])
     axis = attribute(node, "axis", -1)
     if size is None or size % 8 or size > 4096 or axis not in (-1, len(shape) - 1):
         return None
@@ -234,7 +183,7 @@ def provide_gelu(emission: Emission, node: ir.Node) -> Expr | None:
     if fused is not None:
         return fused
     x = emission.tensor(node.inputs[0])
-    size = _width(emission.shape(x)[-1:])
+    size = constant_width(emission.shape(x)[-1:])
     if not is_half(emission, x) or size is None or size % 8:
         return None
     rows = as_rows(emission, x)

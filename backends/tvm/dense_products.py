@@ -7,11 +7,12 @@ from typing import Any
 import onnx_ir as ir
 from tvm import relax, tirx
 
+from . import cutlass_products
 from .elementwise_emitters import gelu
 from .emission import Array, Emission, Expr, attribute
 from .kernels.activations import bias_gelu
 from .kernels.dense import DenseShape, dense
-from .library_calls import LINEAR
+from .library_calls import LINEAR, LINEAR_GELU
 from .product_choice import Product
 from .scheduled_calls import as_rows, call_scheduled, like_rows
 
@@ -85,12 +86,21 @@ def _by_library(emission: Emission, args: list[Expr], product: Product) -> Expr:
             return result
         approximate = "tanh" if product.activation == "gelu_tanh" else "none"
         return emission.emit(gelu(emission, result, approximate))
+    if product.has_bias and _has_fused_gelu(emission, product):
+        return emission.emit(relax.call_dps_packed(LINEAR_GELU[product.activation], args, kind))
     result = emission.emit(relax.call_dps_packed(LINEAR, args, kind))
     if product.activation == "none":
         return result
     approximated = product.activation == "gelu_tanh"
     kernel = bias_gelu(product.outputs, output[1], has_bias=False, approximate=approximated)
     return call_scheduled(emission, kernel, "gelu", [result], [output])
+
+
+def _has_fused_gelu(emission: Emission, product: Product) -> bool:
+    """Whether CUTLASS computes product, bias and GELU in one pass; it is compiled if need be."""
+    if product.activation not in LINEAR_GELU or emission.arch != "sm_90":
+        return False
+    return cutlass_products.compile_library(product.dtype, product.activation) is not None
 
 
 def provide_mat_mul(emission: Emission, node: ir.Node) -> Expr | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from . import cuda_kernels, dense_products
+from . import cuda_kernels, dense_products, row_kernels
 from .decode_attention import provide_decode_attention
 from .emission import Emission, Expr
 
@@ -27,19 +27,21 @@ KernelProvider = Callable[[Emission, ir.Node], Expr | Sequence[Expr] | None]
 
 KERNELS: dict[str, dict[str, KernelProvider]] = {
     "cuda": {
-        "Add": dense_products.provide_add,
+        "Add": row_kernels.provide_add,
         "Attention": provide_decode_attention,
         "BiasGelu": cuda_kernels.provide_gelu,
         "BiasSkipLayerNormalization": cuda_kernels.provide_normalization,
+        "Cast": row_kernels.provide_cast,
+        "Gather": row_kernels.provide_gather,
         "Gelu": cuda_kernels.provide_gelu,
         "LayerNormalization": cuda_kernels.provide_normalization,
         "MatMul": dense_products.provide_mat_mul,
-        "Pack": cuda_kernels.provide_pack,
+        "Pack": row_kernels.provide_pack,
         "RMSNormalization": cuda_kernels.provide_normalization,
         "SkipLayerNormalization": cuda_kernels.provide_normalization,
         "SkipRMSNormalization": cuda_kernels.provide_normalization,
-        "TokenLayout": cuda_kernels.provide_token_layout,
-        "Unpack": cuda_kernels.provide_unpack,
+        "TokenLayout": row_kernels.provide_token_layout,
+        "Unpack": row_kernels.provide_unpack,
         "VarlenAttention": cuda_kernels.provide_varlen_attention,
     },
     "llvm": {

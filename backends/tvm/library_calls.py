@@ -8,7 +8,10 @@ compiled code runs.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,14 @@ import tvm_ffi
 
 from dechaff.ir import MissingPackageError
 
+from . import cublas_algorithms, cutlass_products
+
 LINEAR = "dechaff.linear"
 """``(x, weight, [bias], y)``: ``y = x weight + bias``; x: [T, K], weight: [K, N], bias: [N]."""
+
+
+LINEAR_GELU = {"gelu": "dechaff.linear_gelu", "gelu_tanh": "dechaff.linear_gelu_tanh"}
+"""``(x, weight, bias, y)``: ``y = gelu(x weight + bias)`` on a GPU, by activation."""
 
 
 def library_name(kind: str) -> str | None:
@@ -43,6 +52,41 @@ def _by_numpy(x: Any, weight: Any, *rest: Any) -> None:
 
 
 def _by_torch(x: Any, weight: Any, *rest: Any) -> None:
+    with _on_stream_of_code(x, weight, *rest) as (left, right, *bias, y):
+        if cublas_algorithms.multiply(left, right, bias[0] if bias else None, y):
+            return
+        import torch
+
+        if bias:
+            torch.addmm(bias[0], left, right, out=y)
+        else:
+            torch.mm(left, right, out=y)
+
+
+def _linear_gelu(activation: str, x: Any, weight: Any, bias: Any, y: Any) -> None:
+    """By CUTLASS in one pass; where it was not compiled, a product and an activation."""
+    with _on_stream_of_code(x, weight, bias, y) as (left, right, added, result):
+        if cutlass_products.dense_gelu(left, right, added, result, activation):
+            return
+        import torch
+
+        if not cublas_algorithms.multiply(left, right, added, result):
+            torch.addmm(added, left, right, out=result)
+        approximate = "tanh" if activation == "gelu_tanh" else "none"
+        result.copy_(torch.nn.functional.gelu(result, approximate=approximate))
+
+
+for _activation, _name in LINEAR_GELU.items():
+    tvm_ffi.register_global_func(_name, functools.partial(_linear_gelu, _activation), override=True)
+
+
+@contextlib.contextmanager
+def _on_stream_of_code(*tensors: Any) -> Iterator[list[Any]]:
+    """The tensors as torch's, on the stream on which the compiled code runs.
+
+    Raises:
+        MissingPackageError: torch is not installed.
+    """
     try:
         import torch
     except ImportError:
@@ -50,12 +94,8 @@ def _by_torch(x: Any, weight: Any, *rest: Any) -> None:
             "torch", "torch", "matrix products by the vendor's library"
         ) from None
 
-    *bias, y = (torch.utils.dlpack.from_dlpack(item) for item in rest)
-    left, right = torch.utils.dlpack.from_dlpack(x), torch.utils.dlpack.from_dlpack(weight)
-    stream = tvm_ffi.get_raw_stream(tvm_ffi.device("cuda", left.device.index))
-    own = torch.cuda.ExternalStream(stream, left.device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(own):
-        if bias:
-            torch.addmm(bias[0], left, right, out=y)
-        else:
-            torch.mm(left, right, out=y)
+    own = [torch.utils.dlpack.from_dlpack(tensor) for tensor in tensors]
+    device = own[0].device
+    stream = tvm_ffi.get_raw_stream(tvm_ffi.device("cuda", device.index))
+    with torch.cuda.stream(torch.cuda.ExternalStream(stream, device)):  # type: ignore[no-untyped-call]
+        yield own

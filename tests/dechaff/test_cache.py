@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from dechaff.cache import FOLDER_VARIABLE, cache_folder, cached
+from dechaff.cache import cached
+from dechaff.ir.cache_folder import FOLDER_VARIABLE, cache_folder
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import dechaff
-from dechaff.cache import FOLDER_VARIABLE
 from dechaff.command_line import cli
 from dechaff.ir import Module, parse
+from dechaff.ir.cache_folder import FOLDER_VARIABLE
 
 from .examples import ZeroPadding, linear, masked_encoder
 

@@ -17,17 +17,17 @@ from .row_functions import load_eight, store_eight
 # to 29 beyond: GELU errs by less than 1.2e-5, a fifth of float16's unit at 0.1. CUDA's own erf
 # takes three times as many instructions, and made the kernel wait for arithmetic, not for memory.
 _TANH = 2 * math.sqrt(2 / math.pi) * math.log2(math.e)
-_POLYNOMIALS = {
+POLYNOMIALS = {
     "gelu_tanh": (_TANH, _TANH * 0.044715, 0.0, 0.0),
     "gelu": (2.3016471605033737, 0.10598272656232183, -7.36060986169344e-4, -2.483638931341e-5),
 }
-_LARGEST_SQUARE = {"gelu_tanh": 3e38, "gelu": 29.0}
+LARGEST_SQUARE = {"gelu_tanh": 3e38, "gelu": 29.0}
 
 
 def gelu_macro(activation: str) -> Any:
     """``apply(values, i, scratch)``: GELU of one float32 register; ``gelu`` or ``gelu_tanh``."""
-    p0, p1, p2, p3 = _POLYNOMIALS[activation]
-    largest = _LARGEST_SQUARE[activation]
+    p0, p1, p2, p3 = POLYNOMIALS[activation]
+    largest = LARGEST_SQUARE[activation]
 
     @T.macro
     def apply(values, i, scratch):

@@ -6,6 +6,7 @@ from tvm import tirx
 from tvm.script import tirx as T  # noqa: N812
 
 from .device_functions import block_barrier, lanes_before, lanes_with
+from .row_functions import load_eight, store_eight
 
 _THREADS = 256
 
@@ -89,10 +90,11 @@ def token_layout() -> tirx.PrimFunc:
     return token_layout
 
 
-def pack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
+def pack(size: int, dtype: str = "float16", is_shared: bool = False) -> tirx.PrimFunc:
     """The kernel: ``(x, token_index, packed)``; x: [B * S, size], packed: [T, size].
 
-    token_index: int64[T]; an index outside of x is cut to it.
+    token_index: int64[T]; an index outside of x is cut to it. With ``is_shared`` all rows of the
+    batch have the same x: [S, size], and a token's row is ``token_index mod S``.
     """
 
     @T.prim_func(s_tir=True)
@@ -108,8 +110,12 @@ def pack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
         token: T.let[T.int32] = (block * 256 + thread) // (size // 8)
         column: T.let[T.int32] = (block * 256 + thread) % (size // 8) * 8
         if token < tokens:
+            place: T.let[T.int64] = token_index[token]
+            last: T.let[T.int64] = T.cast(positions - 1, "int64")
             row: T.let[T.int32] = T.cast(
-                T.max(T.min(token_index[token], T.cast(positions - 1, "int64")), T.int64(0)),
+                T.max(place, T.int64(0)) % (last + T.int64(1))
+                if is_shared
+                else T.max(T.min(place, last), T.int64(0)),
                 "int32",
             )
             for i in T.vectorized(8):
@@ -118,12 +124,16 @@ def pack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
     return pack
 
 
-def unpack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
+def unpack(size: int, dtype: str = "float16", x_dtype: str = "") -> tirx.PrimFunc:
     """The kernel: ``(packed, packed_position, keep_mask, x)``; packed: [T, size], x: [B, S, size].
+
+    x has another dtype than packed where ``x_dtype`` says so: what is cast after it is unpacked
+    passes through memory once.
 
     Reads where it writes, so that every element is written once: the token's row, or zero where
     ``keep_mask`` [B, S] is false or ``packed_position`` [B, S] lies outside of ``packed``.
     """
+    x_dtype = x_dtype or dtype
 
     @T.prim_func(s_tir=True)
     def unpack(
@@ -136,19 +146,23 @@ def unpack(size: int, dtype: str = "float16") -> tirx.PrimFunc:
         packed = T.match_buffer(packed_handle, (tokens, size), dtype)
         packed_position = T.match_buffer(place_handle, (batch, sequence), "int64")
         keep_mask = T.match_buffer(mask_handle, (batch, sequence), "bool")
-        x = T.match_buffer(x_handle, (batch, sequence, size), dtype)
+        x = T.match_buffer(x_handle, (batch, sequence, size), x_dtype)
         row = T.launch_thread("blockIdx.y", batch)
         block = T.launch_thread("blockIdx.x", (sequence * (size // 8) + 255) // 256)
         thread = T.launch_thread("threadIdx.x", 256)
         position: T.let[T.int32] = (block * 256 + thread) // (size // 8)
         column: T.let[T.int32] = (block * 256 + thread) % (size // 8) * 8
+        values = T.alloc_buffer((8,), "float32", scope="local")
+        for i in T.unroll(8):
+            values[i] = T.float32(0)
         if position < sequence:
             place: T.let[T.int64] = packed_position[row, position]
             if keep_mask[row, position] and place >= T.int64(0) and place < T.cast(tokens, "int64"):
-                for i in T.vectorized(8):
-                    x[row, position, column + i] = packed[T.cast(place, "int32"), column + i]
-            else:
-                for i in T.vectorized(8):
-                    x[row, position, column + i] = T.cast(0, dtype)
+                load_eight(
+                    values.access_ptr("w"),
+                    T.address_of(packed[T.cast(place, "int32"), column]),
+                    dtype,
+                )
+            store_eight(T.address_of(x[row, position, column]), values.access_ptr("r"), x_dtype)
 
     return unpack

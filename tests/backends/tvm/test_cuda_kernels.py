@@ -66,6 +66,62 @@ def test_two_layers_share_the_list_of_query_tiles() -> None:
     assert len(re.findall(r"R\.call_tir\((?:cls\.)?varlen_attention", text)) == 2
 
 
+EMBEDDED = """
+    <ir_version: 10, opset_import: ["": 23, "dechaff": 1]>
+    embedded (int64[B,S] ids, bool[B,S] mask, float16[9,8] words, float16[2,8] types)
+        => (float[B,S,8] y)
+    {
+        index, starts, position = dechaff.TokenLayout (mask)
+        packed = dechaff.Pack (ids, index, mask)
+        word = Gather (words, packed)
+        type = Gather (types, packed)
+        sum = Add (word, type)
+        y16 = dechaff.Unpack (sum, index, mask)
+        y = Cast <to = 1> (y16)
+    }
+"""
+
+
+def embedded(*changes: tuple[str, str]) -> dict[str, int]:
+    text = EMBEDDED
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return to_relax(parse(text), "cuda", "sm_90").kernels
+
+
+def test_embeddings_are_gathered_and_summed_by_one_kernel_and_cast_where_unpacked() -> None:
+    assert embedded() == {"TokenLayout": 1, "Gather": 2, "Add": 1, "Unpack": 1, "Cast": 1}
+
+
+@pytest.mark.parametrize(
+    ("lost", "changes"),
+    [
+        pytest.param("Gather", [(",8]", ",12]")], id="rows that are no multiple of 16 bytes"),
+        pytest.param(
+            "Gather",
+            [
+                ("float16[9,8] words", "float16[9,1,8] words"),
+                ("float16[2,8] types", "float16[2,1,8] types"),
+                ("float[B,S,8] y", "float[B,S,1,8] y"),
+            ],
+            id="no table",
+        ),
+        pytest.param("Add", [("Add (word, type)", "Add (word, word)")], id="read twice"),
+        pytest.param(
+            "Cast",
+            [("to = 1>", "to = 11>"), ("float[B,S,8] y", "double[B,S,8] y")],
+            id="another dtype",
+        ),
+    ],
+)
+def test_each_condition_alone_leaves_it_to_the_plain_emitter(
+    lost: str, changes: list[tuple[str, str]]
+) -> None:
+    assert lost in embedded()
+    assert lost not in embedded(*changes)
+
+
 @pytest.mark.parametrize(("tokens", "room"), [(0, 64), (1, 64), (64, 64), (65, 128)])
 def test_room_is_made_in_steps(tokens: int, room: int) -> None:
     assert room_for(tokens) == room

@@ -17,6 +17,7 @@ from dechaff.backends.tvm.kernels.attention_work import attention_work, work_ite
 from dechaff.backends.tvm.kernels.decode_attention import decode_attention
 from dechaff.backends.tvm.kernels.decode_work import DecodeAttentionShape
 from dechaff.backends.tvm.kernels.dense import DenseShape, dense
+from dechaff.backends.tvm.kernels.gathering import gather_rows
 from dechaff.backends.tvm.kernels.normalization import (
     NormalizationShape,
     normalization,
@@ -276,3 +277,44 @@ def test_packing_and_unpacking(batch: int, sequence: int, kept: float) -> None:
         {"packed": packed, "packed_position": place, "keep_mask": mask, "x": back, **sizes},
     )
     assert (back == np.where(mask[..., None], x, 0)).all()
+
+
+def test_rows_that_the_whole_batch_shares_are_packed_and_unpacked_as_float32() -> None:
+    mask = np.random.default_rng(5).random((3, 7)) < 0.5
+    index = np.flatnonzero(mask)
+    tokens = len(index)
+    sizes = {"batch": 3, "sequence": 7, "tokens": tokens, "positions": 7}
+    x, packed = random_half(7, 16), np.full((tokens, 16), POISON)
+    EmulatedKernel(cuda_source(pack(16, is_shared=True)))(
+        (-(-tokens * 2 // 256), 1, 1),
+        (256, 1, 1),
+        {"x": x, "token_index": index, "packed": packed, **sizes},
+    )
+    assert (packed == x[index % 7]).all()
+    place = np.cumsum(mask.ravel()).reshape(mask.shape) - 1
+    back = np.full((3, 7, 16), np.float32(np.nan))
+    EmulatedKernel(cuda_source(unpack(16, x_dtype="float32")))(
+        (1, 3, 1),
+        (256, 1, 1),
+        {"packed": packed, "packed_position": place, "keep_mask": mask, "x": back, **sizes},
+    )
+    expected = np.zeros((3, 7, 16), np.float32)
+    expected[mask] = packed
+    assert (back == expected).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_of_two_tables_are_summed_whatever_the_indices(dtype: str) -> None:
+    """Indices below zero count from the end; those outside of a table are cut to it."""
+    first, second = (random_half(rows, 24).astype(dtype) for rows in (9, 2))
+    index, other = np.array([0, 8, -1, -9, 1 << 40, -100]), np.array([1, 0, -1, -2, 2, -3])
+    sizes = {"tokens": 6, "count": 9, "second_count": 2}
+    alone, both = (np.full((6, 24), np.nan, dtype) for _ in range(2))
+    tables = {"table": first, "index": index, "second_table": second, "second_index": other}
+    for second_too, rows in ((False, alone), (True, both)):
+        kernel = EmulatedKernel(cuda_source(gather_rows(24, dtype, second_too)))
+        kernel((1, 1, 1), (256, 1, 1), {**tables, "rows": rows, **sizes})
+    expected = first[[0, 8, 8, 0, 8, 0]]
+    assert (alone == expected).all()
+    wide = expected.astype(np.float32) + second[[1, 0, 1, 0, 1, 0]].astype(np.float32)
+    assert (both == wide.astype(dtype)).all()
