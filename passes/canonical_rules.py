@@ -10,6 +10,7 @@ from .canonical_elementwise import (
 )
 from .canonical_gathers import gather_nd_of_constants, gather_nd_of_ranges, gather_of_flat_ranges
 from .canonical_heads import split_heads_at_once, unfold_heads
+from .canonical_lookups import add_one_row
 from .canonical_position_scores import unfold_gathered_scores, unfold_sum_of_scores
 from .canonical_shapes import (
     flatten_to_reshape,
@@ -23,7 +24,7 @@ from .canonical_shapes import (
 from .replacement import Rule
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    "Add": (remove_neutral_operand,),
+    "Add": (remove_neutral_operand, add_one_row),
     "Cast": (remove_cast,),
     "Div": (remove_neutral_operand, divide_by_power_of_two),
     "Dropout": (remove_dropout,),
