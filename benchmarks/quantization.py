@@ -1,7 +1,9 @@
 """``python -m benchmarks.quantization``: 8-bit models of dechaff and its peers on a padded batch.
 
 With ``--checkpoint`` and ``--data`` it measures, in place of time, what quantization costs a
-fine-tuned classifier: accuracy on the labelled sentences of ``dev.tsv``.
+fine-tuned classifier: accuracy on the labelled sentences of ``dev.tsv``, and on these with those of
+``test.tsv`` and those that the training held out, where there are any. With ``--sizes`` it saves
+``--model`` under each pass list and measures the files.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from .measure import median_ratio, progress_bar, time_interleaved
 from .models import ARCHITECTURES, ModelUnderTest
 from .peers import Runner, Task
 from .quantized_peers import DYNAMIC, QUANTIZED_PEERS
+from .quantized_sizes import measure_sizes
 
 _DONE, _WRONG = 0, 1
 _PASS_LISTS = (
@@ -32,18 +35,21 @@ _PASS_LISTS = (
     "default,quantize-dynamic",
     "default,quantize-dynamic{activations=tensor}",
     "default,quantize-static",
-    "default,quantize-static{smooth=0.5}",
-    "default,quantize-static{smooth=0.5,attention=true}",
+    "default,quantize-static{smooth=0.7}",
+    "default,quantize-static{smooth=0.7,attention=true}",
     "default,quantize-weights{bits=8,group=0}",
     "default,quantize-weights{bits=4}",
     "default,quantize-weights{bits=4,method=gptq}",
     "default,quantize-weights{bits=3}",
     "default,quantize-weights{bits=3,method=gptq}",
+    "default,quantize-weights{average=3}",
+    "default,quantize-weights{average=4}",
     "default,quantize-blockwise",
     "default,quantize-blockwise{method=gptq}",
     "default,quantize-blockwise{group=0}",
     "default,quantize-blockwise{group=0,method=gptq}",
 )
+_WITHOUT_DATA = ("default", "default,quantize-blockwise", "default,quantize-blockwise{group=0}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if options.checkpoint is not None:
         for line in measure_accuracy(
-            options.checkpoint, options.data, options.passes, options.target
+            options.checkpoint,
+            options.data,
+            options.passes,
+            options.target,
+            options.calibration_sentences,
         ):
+            print(line, flush=True)
+        return _DONE
+    if options.sizes:
+        for line in measure_sizes(ModelUnderTest(options.model, options.layers), options.passes):
             print(line, flush=True)
         return _DONE
     with tempfile.TemporaryDirectory(prefix="dechaff-benchmark-") as folder:
@@ -125,11 +139,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=pathlib.Path, help="a fine-tuned classifier")
     parser.add_argument("--data", type=pathlib.Path, help="folder with train.tsv and dev.tsv")
-    parser.add_argument("--passes", nargs="+", default=list(_PASS_LISTS), help="with --checkpoint")
+    parser.add_argument("--passes", nargs="+", help="with --checkpoint or --sizes")
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="with --checkpoint")
+    parser.add_argument("--sizes", action="store_true", help="measure size on disk only")
+    parser.add_argument(
+        "--calibration-sentences", type=int, default=256, help="of train.tsv, with --checkpoint"
+    )
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
         parser.error("--checkpoint and --data go together")
+    if options.sizes and options.checkpoint is not None:
+        parser.error("--sizes is for --model, and --checkpoint measures sizes too")
+    options.passes = options.passes or list(_WITHOUT_DATA if options.sizes else _PASS_LISTS)
     return options
 
 

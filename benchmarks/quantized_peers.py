@@ -97,7 +97,7 @@ def _nncf(task: Task) -> Runner:
 
 
 DYNAMIC = "dechaff-dynamic"
-_IN_OPENVINO = "quantize-static{smooth=0.5,attention=true}"
+_IN_OPENVINO = "quantize-static{smooth=0.7,attention=true}"
 
 QUANTIZED_PEERS: dict[str, Peer] = {
     "torch": PEERS["torch"],

@@ -18,7 +18,7 @@ from .exits.other_stacks import gather_from_other_stacks
 from .exits.row_flow import RowFlow
 from .exits.skip_normalizations import split_skip_normalizations
 from .exits.stacks import Stack, find_stacks
-from .exits.threshold_search import Setting, best_settings, undominated
+from .exits.threshold_search import ExitScores, Setting, best_settings, stricter, undominated
 from .pass_context import PassContext
 from .pass_manager import tidy
 from .rewriter import Rewriter
@@ -137,9 +137,9 @@ class EarlyExit(Approximation):
         """Exits and thresholds, the boldest first; none where the options name thresholds.
 
         Where the answers are classes they are those that save most layers for the rows that are
-        answered otherwise than by the whole model, on the data; without options, light heads that
-        are fitted compete with the similarity of states. Else they are some thresholds for all
-        exits alike.
+        answered otherwise than by the whole model, on the data, and stricter ones for other data;
+        without options, light heads that are fitted compete with the similarity of states. Else
+        they are some thresholds for all exits alike.
         """
         if self.options.threshold != "never" or not find_stacks(module.graph, Rewriter(module)):
             return []
@@ -147,18 +147,18 @@ class EarlyExit(Approximation):
         if self.options == EarlyExitOptions():
             tried.append(EarlyExitOptions(criterion="entropy", heads="fit"))
         try:
-            found = [
-                (setting, options)
-                for options in tried
-                for setting in _settings(module, options, calibration)
-            ]
+            scores = {options: _scores(module, options, calibration) for options in tried}
         except UsageError:
             thresholds = _TRIED_THRESHOLDS[self.options.criterion]
             return [_threshold_edit(self.options.criterion, value) for value in thresholds]
+        found = [(setting, o) for o in tried for setting in best_settings(scores[o])]
         best = undominated([setting for setting, _ in found])
-        chosen = [(setting, options) for setting, options in found if setting in best]
-        chosen = sorted((p for p in chosen if p[0].thresholds), key=lambda pair: pair[0].cost)
-        return [_setting_edit(*pair) for pair in chosen[:: -(-len(chosen) // _MOST_SETTINGS) or 1]]
+        chosen = [(setting, o) for setting, o in found if setting in best and setting.thresholds]
+        chosen.sort(key=lambda pair: pair[0].cost)
+        chosen = chosen[:: -(-len(chosen) // _MOST_SETTINGS) or 1]
+        for setting, o in chosen[-1:]:
+            chosen += [(careful, o) for careful in stricter(scores[o], setting)]
+        return [_setting_edit(*pair) for pair in chosen]
 
     def _insert(self, stack: Stack, flow: RowFlow, module: Module, rewriter: Rewriter) -> None:
         refusal = reason_against(stack, flow, module, self.options)
@@ -189,8 +189,8 @@ class EarlyExit(Approximation):
         )
 
 
-def _settings(module: Module, options: EarlyExitOptions, calibration: Calibration) -> list[Setting]:
-    """Settings of which none beats another in layers run and in answers like the whole model's.
+def _scores(module: Module, options: EarlyExitOptions, calibration: Calibration) -> ExitScores:
+    """What every exit says of the rows of the data.
 
     Raises:
         UsageError: the model has no answer of classes, or several stacks.
@@ -207,7 +207,7 @@ def _settings(module: Module, options: EarlyExitOptions, calibration: Calibratio
         arrays.append(found)
         if sum(len(each[names[-1]]) for each in arrays) >= _PROBED_ROWS:
             break
-    return best_settings(probe.read(arrays))
+    return probe.read(arrays)
 
 
 def _setting_edit(setting: Setting, options: EarlyExitOptions) -> Edit:

@@ -32,7 +32,7 @@ class QuantizeStaticOptions:
     Attributes:
         method: how ranges come from the data: ``minmax``, ``percentile`` or ``entropy``.
         percentile: for that method, the share in percent of numbers within the range.
-        smooth: strength of SmoothQuant, 0 to 1, typically 0.5; 0 leaves it out.
+        smooth: strength of SmoothQuant, 0 to 1, typically 0.5 to 0.7; 0 leaves it out.
         weight_bits: 8; 7 for processors whose products saturate; 0 takes what this machine's can.
         attention: also round queries and keys of packed attention to 8 bits, for the target
             ``openvino``, which then multiplies integers there too; others leave them in float32.

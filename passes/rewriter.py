@@ -122,14 +122,17 @@ class Rewriter:
         self.notes: list[str] = []
         self.shape_data = ShapeData()
         self._names = _used_names(module)
+        self._suffixes: dict[str, int] = {}  # the last one given to each stem: all below are taken
 
     def fresh_name(self, stem: str) -> str:
         """A name that no value or node of the module has; the same each run."""
-        name, suffix = stem, 0
+        suffix = self._suffixes.get(stem, 0)
+        name = f"{stem}_{suffix}" if suffix else stem
         while name in self._names:
             suffix += 1
             name = f"{stem}_{suffix}"
         self._names.add(name)
+        self._suffixes[stem] = suffix
         return name
 
     def infer_shapes(self) -> None:
@@ -182,17 +185,13 @@ class Rewriter:
         removed = [node for node in before if node not in after]
         added = [node for node in after if node not in before]
         self._names |= _used_names(self.module)
+        taken = {node.name for node in before}
         for node in added:
-            node.name = self._unique_node_name(node, before)
+            if not node.name or node.name in taken:
+                node.name = self.fresh_name(node.name or node.op_type)
             inherit([node], [], rule)
         self._record(rule, removed, added)
         return True
-
-    def _unique_node_name(self, node: ir.Node, older: Mapping[ir.Node, None]) -> str:
-        taken = {other.name for other in older}
-        if node.name and node.name not in taken:
-            return node.name
-        return self.fresh_name(node.name or node.op_type)
 
     def apply_rules(
         self, rules: Sequence[type[pattern.RewriteRuleClassBase]], *, note_misses: bool = True

@@ -148,7 +148,7 @@ def lower_local_varlen_attention(node: ir.Node, rewriter: Rewriter) -> bool:
     """To one ``Attention`` over blocks; global tokens are declined."""
     if node.attributes["num_global"].as_int():
         return False
-    define(_FUNCTION, rewriter)
+    define("AttendInBlocks", _FUNCTION, rewriter)
     names = ("q_num_heads", "kv_num_heads", "scale", "is_causal", "window")
     attributes = {name: node.attributes[name].value for name in names}
     attributes["block"] = max(_LEAST_BLOCK, attributes["window"])

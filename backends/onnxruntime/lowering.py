@@ -178,9 +178,14 @@ def _inline_dialect(module: Module) -> None:
     common_passes.RemoveUnusedFunctionsPass()(module.model)  # type: ignore[no-untyped-call]
     ours = (DOMAIN, LOWERED_DOMAIN)
     for function in module.model.functions.values():
+        if function.domain not in ours:
+            continue
         # Their operators mean the same in later versions; the inliner wants the model's.
-        if function.domain in ours and function.opset_imports.get("", 0) < module.opset:
+        if function.opset_imports.get("", 0) < module.opset:
             function.opset_imports[""] = module.opset
+        # The inliner counts up from 1 for each node of a name, and all without one share one.
+        for node in function.all_nodes():
+            node.name = node.name or node.outputs[0].name
     common_passes.InlinePass(lambda function: function.domain in ours)(module.model)
     common_passes.RemoveUnusedFunctionsPass()(module.model)  # type: ignore[no-untyped-call]
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(

@@ -22,6 +22,8 @@ _SHARED_WEIGHT_BYTES = 1024
 
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
+_SIZED_BY_VALUES = frozenset({"Compress", "NonZero", "Unique"})
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -74,6 +76,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised; the runtime need not print them too
         (settings or SessionSettings()).apply_to(options)
+        options.enable_mem_pattern = not _has_sizes_from_values(module)
         if not graph_optimizations:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             # A weight packed ahead is summed in another order than one that is computed; and a
@@ -141,6 +144,16 @@ class Session:
                         "this size needs"
                     ) from error
                 raise _failure(self._source, error) from error
+
+
+def _has_sizes_from_values(module: Module) -> bool:
+    """Whether results have sizes that do not follow from the shapes of the inputs.
+
+    For inputs of a shape it has seen, the runtime holds one block for all results, as large as they
+    were the first time. Packed tokens are as many as the mask says: the block would not fit, and
+    results would stand beside it.
+    """
+    return any(node.op_type in _SIZED_BY_VALUES for node in module.nodes())
 
 
 def _failure(source: str, error: Exception) -> Exception:

@@ -7,10 +7,15 @@ loop-carried tensor would be copied at every step. Only standard operators are u
 
 What bounds the loop is the number of nodes in its body, some microseconds each, and what it copies.
 So the bounds of rows are computed outside, once for all layers; tokens keep a batch axis of 1 from
-end to end; merged query, key and value are cut row by row in cache and never split in memory; and
-the selection of keys, needed only where padding was kept, stands in a branch of its own. Sequences
-of one length, a single one among them, need neither loop nor copies: packed tokens are then the
-padded layout already. They take that shape before the branch, since a Reshape in it would copy.
+end to end; and merged query, key and value are cut row by row in cache and never split in memory.
+Where padding was kept, a row gathers the keys that are listed for it. Each branch and each body of
+a loop costs memory as a graph of its own, so there are few. Sequences of one length, a single one
+among them, need neither loop nor copies: packed tokens are then the padded layout already. They
+take that shape before the branch, since a Reshape in it would copy.
+
+A node that runs costs some microseconds whatever it does. Where all rows together hold few tokens,
+a loop would take longer than products of all queries with all keys, so these are formed at once and
+those of different rows hidden: one node for an attention.
 
 One sequence may be too little work for many cores. The kernel ``padded`` therefore pads the rows to
 the longest again, for the attention alone, and attends to all at once under a mask; which of the
@@ -19,6 +24,7 @@ two is faster on a machine is measured, see ``attention_timing``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -39,6 +45,10 @@ ATTENTION_KERNELS: tuple[AttentionKernel, ...] = get_args(AttentionKernel)
 
 _FRONT = {"axis": 0}
 
+_FEW_PRODUCTS = 4_000_000
+"""Products of a query and a key, summed over heads, that take less time than a loop over rows."""
+_TYPICAL_WIDTH = 768
+
 
 def lower_varlen_attention(
     node: ir.Node, rewriter: Rewriter, kernel: AttentionKernel = "rows"
@@ -55,8 +65,8 @@ def lower_varlen_attention(
         padded=kernel == "padded" and all_keys,
         causal=node.attributes["is_causal"].as_int() == 1,
     )
-    define(variant.bounds_text(), rewriter)
-    define(variant.attend_text(), rewriter)
+    define(variant.bounds_name, variant.bounds_text(), rewriter)
+    define(variant.attend_name, variant.attend_text(), rewriter)
     with rewriter.rewrite("lower-varlen-attention", [node]) as builder:
         grid, *bounds = _row_bounds(node, variant, builder)
         widths = [] if split is None else [split.inputs[1]]
@@ -116,12 +126,13 @@ def attend_in_rows(
     return builder.op("Reshape", [context, shape])
 
 
-def define(text: str, rewriter: Rewriter) -> None:
-    """Give the module a function, unless it has it."""
+def define(name: str, text: str, rewriter: Rewriter) -> None:
+    """Give the module a function of the domain of lowered ones, unless it has it."""
     model = rewriter.module.model
-    function = ir.serde.deserialize_function(onnx.parser.parse_function(text))
-    model.functions.setdefault(function.identifier(), function)
-    model.graph.opset_imports[LOWERED_DOMAIN] = 1
+    if (LOWERED_DOMAIN, name, "") not in model.functions:
+        function = ir.serde.deserialize_function(onnx.parser.parse_function(text))
+        model.functions[function.identifier()] = function
+        model.graph.opset_imports[LOWERED_DOMAIN] = 1
 
 
 def _row_bounds(
@@ -130,11 +141,23 @@ def _row_bounds(
     """The grid and the bounds of rows; layers come to share them, as equal computations."""
     layout = node.inputs[3:4] if variant.all_keys else node.inputs[3:]
     grid = builder.op(
-        variant.bounds_name, layout, domain=LOWERED_DOMAIN, num_outputs=1 + len(variant.bounds)
+        variant.bounds_name,
+        layout,
+        {"few_tokens": few_tokens(node.inputs[0])},
+        domain=LOWERED_DOMAIN,
+        num_outputs=1 + len(variant.bounds),
     )
     maker = grid.producer()
     assert maker is not None
     return maker.outputs
+
+
+def few_tokens(queries: ir.Value | None) -> int:
+    """Up to how many tokens all rows are attended to at once, those of other rows hidden."""
+    width = None
+    if queries is not None and queries.shape is not None:
+        width = static_dim(queries.shape[1])
+    return math.isqrt(_FEW_PRODUCTS // (width or _TYPICAL_WIDTH))
 
 
 def _tokens(node: ir.Node, split: ir.Node | None) -> Sequence[ir.Value | None]:

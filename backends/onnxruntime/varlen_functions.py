@@ -12,62 +12,74 @@ _ATTRIBUTES = """q_num_heads: int = @q_num_heads, kv_num_heads: int = @kv_num_he
 
 _BOUNDS = """
 <domain: "dechaff.lowered", opset_import: ["" : 23]>
-{name} ({layout}) => (grid, {outputs})
+{name} <few_tokens> ({layout}) => (grid, {outputs})
 {{
     axis_0 = Constant <value = int64[1] {{0}}> ()
     axis_1 = Constant <value = int64[1] {{1}}> ()
     minus_one = Constant <value = int64[1] {{-1}}> ()
-    one_row = Constant <value = int64[2] {{1, -1}}> ()
     many = Constant <value = int64[1] {{9223372036854775807}}> ()
     none = Constant <value = int64 {{0}}> ()
+    one = Constant <value = int64 {{1}}> ()
+    limit = Constant <value_int: int = @few_tokens> ()
 
-    starts = Slice (cu_seqlens_q, axis_0, minus_one, axis_0)
-    ends = Slice (cu_seqlens_q, axis_1, many, axis_0)
-    lengths = Sub (ends, starts)
-    found = NonZero (lengths)
-    rows = Reshape (found, minus_one)
-    count = Size (rows)
-    starts_column = Unsqueeze (starts, axis_1)
-    ends_column = Unsqueeze (ends, axis_1)
-    row_starts = Gather <axis = 0> (starts_column, rows)
-    row_ends = Gather <axis = 0> (ends_column, rows)
-
-    token_count = ReduceSum <keepdims = 0> (lengths)
-    longest = ReduceMax <keepdims = 1> (lengths)
-    row_tokens = Mul (longest, count)
-    full_rows = Equal (row_tokens, token_count)
+    bounds, first_of_bound = Unique <sorted = 1> (cu_seqlens_q)
+    column = Unsqueeze (bounds, axis_1)
+    row_starts = Slice (column, axis_0, minus_one, axis_0)
+    row_ends = Slice (column, axis_1, many, axis_0)
+    lengths = Sub (row_ends, row_starts)
+    count = Shape <start = 0, end = 1> (lengths)
+    token_count = ReduceMax <keepdims = 0> (cu_seqlens_q)
     some_tokens = Greater (token_count, none)
-    one_length_vector = And (full_rows, some_tokens)
-    one_length = Squeeze (one_length_vector)
+    distinct_lengths = Unique <sorted = 1> (lengths)
+    length_count = Size (distinct_lengths)
+    one_length = Equal (length_count, one)
+    not_many_tokens = LessOrEqual (token_count, limit)
     {keys}
-    all_rows = Concat <axis = 0> (minus_one, longest)
-    grid = Where (at_once, all_rows, one_row)
+    rows_at_once = Where (at_once, count, axis_1)
+    grid = Concat <axis = 0> (rows_at_once, minus_one)
+
+    few_count = Where (few, token_count, none)
+    few_places = Range (none, few_count, one)
+    begun = GreaterOrEqual (few_places, row_starts)
+    begun_numbers = Cast <to = 7> (begun)
+    row_of_token = ReduceSum <keepdims = 1> (begun_numbers, axis_0)
+    row_of_query = Transpose (row_of_token)
+    same_row = Equal (row_of_query, row_of_token)
     {padded}
 }}
 """
-"""How packed tokens become rows. ``grid`` is ``[count, length]``, or ``[1, T]`` for the loop."""
+"""How packed tokens become rows. ``grid`` is ``[count, length]``, or ``[1, T]`` where lengths
+differ. Bounds that are equal are those of empty rows, which drop out. ``same_row`` is the mask of
+few tokens, ``[T, T]``, and empty where there are many."""
+
+_ALL_KEYS = """
+    at_once = Identity (one_length)
+    few = And (not_many_tokens, some_tokens)
+"""
 
 _BOUNDS_OF_KEYS = """
-    k_starts = Slice (cu_seqlens_k, axis_0, minus_one, axis_0)
-    k_ends = Slice (cu_seqlens_k, axis_1, many, axis_0)
-    k_starts_column = Unsqueeze (k_starts, axis_1)
-    k_ends_column = Unsqueeze (k_ends, axis_1)
-    key_starts = Gather <axis = 0> (k_starts_column, rows)
-    key_ends = Gather <axis = 0> (k_ends_column, rows)
+    ends_of_rows = Slice (first_of_bound, axis_1, many, axis_0)
+    places_of_rows = Sub (ends_of_rows, axis_1)
+    key_column = Unsqueeze (cu_seqlens_k, axis_1)
+    key_starts = Gather <axis = 0> (key_column, places_of_rows)
+    key_ends = Gather <axis = 0> (key_column, ends_of_rows)
     key_count = Size (key_index)
     all_are_keys = Equal (key_count, token_count)
     at_once = And (one_length, all_are_keys)
+    some_are_few = And (not_many_tokens, some_tokens)
+    few = And (some_are_few, all_are_keys)
 """
 
 _BOUNDS_OF_PADDED = """
     zero_vector = Constant <value = int64[1] {0}> ()
-    one = Constant <value = int64 {1}> ()
+    no_length = Constant <value = int64[1,1] {0}> ()
     rows_and_heads = Constant <value = int64[2] {1, 2}> ()
     rows_and_queries = Constant <value = int64[2] {1, 3}> ()
-    longest_scalar = Squeeze (longest)
-    offsets = Range (none, longest_scalar, one)
-    row_lengths = Sub (row_ends, row_starts)
-    valid = Less (offsets, row_lengths)
+    with_no_length = Concat <axis = 0> (lengths, no_length)
+    longest = ReduceMax <keepdims = 0> (with_no_length)
+    longest_vector = Reshape (longest, minus_one)
+    offsets = Range (none, longest, one)
+    valid = Less (offsets, lengths)
     flat_valid = Reshape (valid, minus_one)
     found_tokens = NonZero (flat_valid)
     places = Reshape (found_tokens, minus_one)
@@ -75,7 +87,7 @@ _BOUNDS_OF_PADDED = """
     last_token = Sub (token_count, one)
     some_token = Min (own_tokens, last_token)
     sources = Reshape (some_token, minus_one)
-    padded_shape = Concat <axis = 0> (all_rows, zero_vector)
+    padded_shape = Concat <axis = 0> (minus_one, longest_vector, zero_vector)
     valid_keys = Unsqueeze (valid, rows_and_heads)
     valid_queries = Unsqueeze (valid, rows_and_queries)
     either = Or (valid_keys, valid_queries)
@@ -85,7 +97,7 @@ _BOUNDS_OF_PADDED = """
 The mask has its query axis in full: the runtime does not broadcast it."""
 
 _PADDED = """
-            context_by_row = If (some_tokens) <
+            context_of_many = If (some_tokens) <
                 then_branch = padded_to_the_longest () => (context_of_rows) {{
                     joined = Constant <value = int64[3] {{1, -1, 0}}> ()
                     {cut}
@@ -114,7 +126,7 @@ _BY_ROW = """
             {nothing}
             nothing = SequenceConstruct (no_context)
             {run}
-            context_by_row = ConcatFromSequence <axis = 1> (contexts)
+            context_of_many = ConcatFromSequence <axis = 1> (contexts)
 """
 
 _ATTEND = """
@@ -129,54 +141,62 @@ _ATTEND = """
             {split}
             context_at_once = Attention <{attributes}> ({rows})
         }},
-        else_branch = row_by_row () => (context_by_row) {{
-            {otherwise}
+        else_branch = rows_of_several_lengths () => (context_by_row) {{
+            context_by_row = If (few) <
+                then_branch = few_tokens () => (context_of_few) {{
+                    {split_few}
+                    context_of_few = Attention <{attributes}> ({few}, same_row)
+                }},
+                else_branch = many_tokens () => (context_of_many) {{ {otherwise} }}
+            >
         }}
     >
 }}
 """
 
 _LOOP = """
-    {contexts} = Loop (count, true, nothing) <body = {name}
-        (int64 row_{name}, bool going_{name}, before_{name})
-            => (bool go_on_{name}, after_{name}) {{
-            go_on_{name} = Identity (going_{name})
-            q_start_{name} = Gather <axis = 0> (row_starts, row_{name})
-            q_end_{name} = Gather <axis = 0> (row_ends, row_{name})
-            {cut}
-            context_{name} = Attention <{attributes}> (q_{name}, {k}_{name}, {v}_{name})
-            after_{name} = SequenceInsert (before_{name}, context_{name})
-        }}
-    >
+            contexts = Loop (count, true, nothing) <body = one_row
+                (int64 row, bool going, before) => (bool go_on, after) {{
+                    go_on = Identity (going)
+                    q_start = Gather <axis = 0> (row_starts, row)
+                    q_end = Gather <axis = 0> (row_ends, row)
+                    {keys}
+                    {cut}
+                    context_of_row = Attention <{attributes}> (q_row, k_row, v_row)
+                    after = SequenceInsert (before, context_of_row)
+                }}
+            >
 """
-
+_LIST_KEYS = """
+                    k_start = Gather <axis = 0> (key_starts, row)
+                    k_end = Gather <axis = 0> (key_ends, row)
+                    listed = Slice (key_index, k_start, k_end, axis_0)
+"""
 _CUT_SEPARATE = """
-            q_{name} = Slice (q, q_start_{name}, q_end_{name}, axis_1)
-            k_{name} = Slice (k, q_start_{name}, q_end_{name}, axis_1)
-            v_{name} = Slice (v, q_start_{name}, q_end_{name}, axis_1)
+                    q_row = Slice (q, q_start, q_end, axis_1)
+                    k_row = Slice (k, q_start, q_end, axis_1)
+                    v_row = Slice (v, q_start, q_end, axis_1)
+"""
+_CUT_SEPARATE_LISTED = """
+                    q_row = Slice (q, q_start, q_end, axis_1)
+                    k_row = Gather <axis = 1> (k, listed)
+                    v_row = Gather <axis = 1> (v, listed)
 """
 _CUT_MERGED = """
-            qkv_{name} = Slice (qkv, q_start_{name}, q_end_{name}, axis_1)
-            q_{name}, k_{name}, v_{name} = Split <axis = 2> (qkv_{name}, widths)
+                    qkv_row = Slice (qkv, q_start, q_end, axis_1)
+                    q_row, k_row, v_row = Split <axis = 2> (qkv_row, widths)
 """
-_SELECT_KEYS = """
-            k_start_{name} = Gather <axis = 0> (key_starts, row_{name})
-            k_end_{name} = Gather <axis = 0> (key_ends, row_{name})
-            listed_{name} = Slice (key_index, k_start_{name}, k_end_{name}, axis_0)
-            own_{name} = Sub (listed_{name}, q_start_{name})
-            kept_k_{name} = Gather <axis = 1> (k_{name}, own_{name})
-            kept_v_{name} = Gather <axis = 1> (v_{name}, own_{name})
+_CUT_MERGED_LISTED = """
+                    qkv_row = Slice (qkv, q_start, q_end, axis_1)
+                    q_row, k_of_tokens, v_of_tokens = Split <axis = 2> (qkv_row, widths)
+                    own = Sub (listed, q_start)
+                    k_row = Gather <axis = 1> (k_of_tokens, own)
+                    v_row = Gather <axis = 1> (v_of_tokens, own)
 """
 _NOTHING_SEPARATE = "no_context = Slice (q, axis_0, axis_0, axis_1)"
 _NOTHING_MERGED = """
             no_tokens = Slice (qkv, axis_0, axis_0, axis_1)
             no_context, no_keys, no_values = Split <axis = 2> (no_tokens, widths)
-"""
-_BRANCHES = """
-    contexts = If (all_are_keys) <
-        then_branch = every_token_is_a_key () => (contexts_all) {{ {all_keys} }},
-        else_branch = padding_was_kept () => (contexts_listed) {{ {listed_keys} }}
-    >
 """
 
 
@@ -212,10 +232,11 @@ class AttentionVariant:
     @property
     def bounds(self) -> tuple[str, ...]:
         """The results of the first function beside ``grid``; they are operands of the second."""
-        rows = ("at_once", "count", "row_starts", "row_ends")
+        common = ("at_once", "few", "same_row")
         if self.padded:
-            return ("at_once", "some_tokens", "sources", "places", "padded_shape", "mask")
-        return rows if self.all_keys else (*rows, "key_starts", "key_ends", "all_are_keys")
+            return (*common, "some_tokens", "sources", "places", "padded_shape", "mask")
+        rows = (*common, "count", "row_starts", "row_ends")
+        return rows if self.all_keys else (*rows, "key_starts", "key_ends")
 
     def bounds_text(self) -> str:
         """The first function; it depends on the layout alone, so all layers share its results."""
@@ -223,7 +244,7 @@ class AttentionVariant:
             name=self.bounds_name,
             layout="cu_seqlens_q" if self.all_keys else "cu_seqlens_q, key_index, cu_seqlens_k",
             outputs=", ".join(self.bounds),
-            keys="at_once = Identity (one_length)" if self.all_keys else _BOUNDS_OF_KEYS,
+            keys=_ALL_KEYS if self.all_keys else _BOUNDS_OF_KEYS,
             padded=_BOUNDS_OF_PADDED if self.padded else "",
         )
 
@@ -236,6 +257,8 @@ class AttentionVariant:
             operands=", ".join([*self.bounds, *operands]),
             split="q_all, k_all, v_all = Split <axis = 2> (qkv, widths)" if self.merged else "",
             rows="q_all, k_all, v_all" if self.merged else "q, k, v",
+            split_few="q_few, k_few, v_few = Split <axis = 2> (qkv, widths)" if self.merged else "",
+            few="q_few, k_few, v_few" if self.merged else "q, k, v",
             otherwise=self._padded() if self.padded else self._row_by_row(),
             attributes=_ATTRIBUTES,
         )
@@ -253,25 +276,19 @@ class AttentionVariant:
         )
 
     def _row_by_row(self) -> str:
-        run = self._loop("all", "contexts")
-        if not self.all_keys:
-            run = _BRANCHES.format(
-                all_keys=self._loop("all", "contexts_all"),
-                listed_keys=self._loop("listed", "contexts_listed", select=True),
-            )
+        cuts = {
+            (False, True): _CUT_SEPARATE,
+            (False, False): _CUT_SEPARATE_LISTED,
+            (True, True): _CUT_MERGED,
+            (True, False): _CUT_MERGED_LISTED,
+        }
+        run = _LOOP.format(
+            keys="" if self.all_keys else _LIST_KEYS,
+            cut=cuts[self.merged, self.all_keys],
+            attributes=_ATTRIBUTES,
+        )
         return _BY_ROW.format(nothing=self._nothing, run=run)
 
     @property
     def _nothing(self) -> str:
         return _NOTHING_MERGED if self.merged else _NOTHING_SEPARATE
-
-    def _loop(self, name: str, contexts: str, select: bool = False) -> str:
-        cut = (_CUT_MERGED if self.merged else _CUT_SEPARATE) + (_SELECT_KEYS if select else "")
-        return _LOOP.format(
-            name=name,
-            contexts=contexts,
-            cut=cut.format(name=name),
-            k="kept_k" if select else "k",
-            v="kept_v" if select else "v",
-            attributes=_ATTRIBUTES,
-        )

@@ -64,8 +64,8 @@ def lower_to_grouped_attention(node: ir.Node, rewriter: Rewriter) -> bool:
         causal=is_causal,
         integers=integers is not None,
     )
-    define(variant.layout_text(), rewriter)
-    define(variant.attend_text(), rewriter)
+    define(variant.layout_name, variant.layout_text(), rewriter)
+    define(variant.attend_name, variant.attend_text(), rewriter)
     with rewriter.rewrite("lower-to-grouped-attention", [node]) as builder:
         at_once = builder.op(
             variant.layout_name,

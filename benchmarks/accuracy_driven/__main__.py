@@ -32,13 +32,13 @@ from benchmarks.machine import versions
 from benchmarks.measure import median_ratio, time_interleaved
 from benchmarks.peers import DECHAFF, PEERS, Peer, Task, dechaff_peer, installed
 from dechaff.backends.onnxruntime.threads import usable_cores
-from dechaff.search.confidence import Drop, Figures, drop_between
+from dechaff.search.confidence import Figures, drop_between
 from dechaff.settings import AUTO
 from examples.sst2_sentences import read_sentences
 
-from .sentences import SavedClassifier, inputs_of
+from .sentences import SavedClassifier, Sentence, inputs_of
+from .tables import DENSE, to_markdown
 
-_DENSE = ("torch", "openvino", "ort18", "ort23", "ort18-fused", "ort23-fused")
 _MODES = ("accuracy", "size", "speed")
 _SEARCHED_ROWS = 32
 """Sentences in a batch of the search, which need not be batches as they are served."""
@@ -97,7 +97,7 @@ def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> F
     given: dict[str, Any] = {
         "verify": "off",
         "session": dechaff.SessionSettings(options.threads),
-        "calibration": _calibration(model, options),
+        "calibration": _calibration(model, searched, options),
     }
     folder = None if options.folder is None else options.folder / f"{model.name}-{mode}"
     summary = _read_found(folder)
@@ -143,11 +143,16 @@ def _keep_found(folder: pathlib.Path | None, summary: dict[str, Any]) -> None:
         (folder / _FOUND).write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
 
 
-def _calibration(model: SavedClassifier, options: argparse.Namespace) -> list[Inputs]:
-    """Sentences of the training without their labels, of any length from the first batch on."""
-    unseen = set(model.held_out())
-    train = [each for each in read_sentences(options.data / "train.tsv") if each not in unseen]
-    data = model.batches(train[:_CALIBRATION_SENTENCES], _SEARCHED_ROWS, by_length=True)
+def _calibration(
+    model: SavedClassifier, searched: Sequence[Sentence], options: argparse.Namespace
+) -> list[Inputs]:
+    """Sentences without their labels, of any length from the first batch on."""
+    sentences = searched
+    if options.calibration == "train":
+        unseen = set(model.held_out())
+        train = [each for each in read_sentences(options.data / "train.tsv") if each not in unseen]
+        sentences = train[:_CALIBRATION_SENTENCES]
+    data = model.batches(sentences, _SEARCHED_ROWS, by_length=True)
     random.Random(options.seed).shuffle(data)
     return [inputs_of(batch) for batch in data]
 
@@ -177,7 +182,7 @@ def _measure(
     for name, peer in peers.items():
         tasks = [
             Task(model, exports, "torch", options.threads, inputs_of(batch), sessions=sessions)
-            for batch in (test[: options.batches] if name in _DENSE else test)
+            for batch in (test[: options.batches] if name in DENSE else test)
         ]
         runners = [peer.build(task) for task in tasks]
         right = [
@@ -203,7 +208,7 @@ def _measure(
 
 def _accuracy(answers: Mapping[str, Figures], name: str) -> dict[str, Any]:
     """That on all test sentences, and how far below dechaff's exact model it is; no peer's."""
-    if name in _DENSE:
+    if name in DENSE:
         return {"accuracy": None, "drop": None}
     drop = drop_between(answers[DECHAFF], answers[name])
     return {"accuracy": answers[name].score, "drop": dataclasses.asdict(drop)}
@@ -222,47 +227,6 @@ def _sizes(sessions: dict[str, Any], name: str, found: Sequence[Found]) -> dict[
     return {"megabytes": sum(sizes.values()), "layers_megabytes": layers}
 
 
-def to_markdown(record: dict[str, Any]) -> str:
-    """The rows as a table, the searches below it."""
-    base = next(row for row in record["rows"] if row["name"] == DECHAFF)
-    lines = [
-        "| contestant | ms per batch | dechaff exact takes | test accuracy | MB | MB of layers |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in record["rows"]:
-        figures = [
-            f"{row['milliseconds']:.2f}",
-            f"{1 / row['ratio']:.2f}x",
-            *(_number(row[name], digits) for name, digits in (("accuracy", 4), ("megabytes", 1))),
-            _number(row["layers_megabytes"], 1),
-        ]
-        lines.append(f"| {row['title']} | {' | '.join(figures)} |")
-    dense = [row for row in record["rows"] if row["name"] in _DENSE]
-    if dense:
-        best = min(dense, key=lambda row: float(row["ratio"]))
-        lines += ["", f"- best dense peer: {best['title']}"]
-        lines += [
-            f"- {row['title']}: {best['ratio'] / row['ratio']:.2f} times as fast as it"
-            for row in record["rows"]
-            if row not in dense
-        ]
-    for item in record["searches"]:
-        row = next(row for row in record["rows"] if row["name"] == item["mode"])
-        complete = "" if item["summary"]["complete"] else " (cut by its budget)"
-        lines.append(
-            f"- mode {item['mode']}: {1 / row['ratio']:.2f}x faster than dechaff exact, layers "
-            f"{base['layers_megabytes'] / row['layers_megabytes']:.2f}x smaller, all weights "
-            f"{base['megabytes'] / row['megabytes']:.2f}x; test accuracy {base['accuracy']:.4f} -> "
-            f"{row['accuracy']:.4f}, drop {Drop(**row['drop'])}; "
-            f"{item['summary']['seconds']:.0f} s of search{complete}; passes `{item['pass_list']}`"
-        )
-    return "\n".join(lines)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy_driven",
@@ -275,13 +239,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--passes", default=_PRUNING, help="pass list that is searched")
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--margin", type=float, default=1.0, help="in standard errors")
+    parser.add_argument(
+        "--calibration",
+        choices=("train", "searched"),
+        default="train",
+        help="which sentences passes look at, without their labels",
+    )
     parser.add_argument("--budget", default="10min", help="of each search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--batches", type=int, default=8, help="test batches that are timed")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--limit", type=int, help="only so many sentences")
-    parser.add_argument("--peers", nargs="*", choices=_DENSE, default=list(_DENSE))
+    parser.add_argument("--peers", nargs="*", choices=DENSE, default=list(DENSE))
     parser.add_argument("--folder", type=pathlib.Path, help="where searches go on if stopped")
     parser.add_argument("--plot", type=pathlib.Path, help="folder for a plot of each search")
     parser.add_argument("--json", type=pathlib.Path)

@@ -95,17 +95,19 @@ class ChoiceSearch:
     def _used_up(self, outcome: Outcome) -> float:
         """What a choice uses up of the drop that is allowed, as far as a sample can tell.
 
-        That is the metric's drop with its standard error: on few rows the latter says more, which
-        is how many answers changed. The loss would not do: a block that goes makes a model less
-        sure of itself, which lowers the cross-entropy of one that is too sure, whatever becomes of
-        its answers. For accuracy, where it must be no greater, it decides between equals.
+        That is how much it changes, and not which way: the drop itself is a few answers among some
+        hundred, won or lost by chance. Its standard error says how many answers changed, that of
+        the loss how far all of them moved; the latter grows with every part that goes, where the
+        former jumps. The mean loss would not do: a block that goes makes a model less sure of
+        itself, which lowers the cross-entropy of one that is too sure, whatever becomes of its
+        answers. For accuracy, where it must be no greater, it decides between equals.
         """
         drop, state = outcome.drop, self._trials.state
         if drop is None:
             return 0.0
-        used_up = drop.at_most(1.0) if math.isfinite(drop.error) else drop.mean
+        changed = sum(error for error in (drop.error, outcome.error) if math.isfinite(error))
         more = outcome.loss - state.trials.original_loss
-        return used_up + (_SHARE_OF_LOSS * more if state.settings.mode == "accuracy" else 0.0)
+        return changed + (_SHARE_OF_LOSS * more if state.settings.mode == "accuracy" else 0.0)
 
     def _boldest(self, base: Sequence[Edit], steps: Sequence[Edit]) -> int:
         """How many of the steps the metric allows together, found by halving."""

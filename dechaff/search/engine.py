@@ -174,6 +174,7 @@ def _begin(
     identity = {
         "model": module_digest(module),
         "data": data.digest(),
+        "calibration": around.inputs.digest(),
         "passes": ",".join(map(str, passes)),
         "metric": metric.name,
         "mode": settings.mode,

@@ -61,8 +61,8 @@ class Journal:
         lines = self._path.read_text(encoding="utf-8").splitlines()
         if not lines or lines[0] != head:
             raise UsageError(
-                f"{self._path} is of another search: other model, data, passes or settings; "
-                "give another folder"
+                f"{self._path} is of another search: other model, data, calibration data, passes "
+                "or settings; give another folder"
             )
         for line in lines[1:]:
             self._read(line)

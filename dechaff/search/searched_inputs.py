@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from dechaff.arrays import Array, Arrays
@@ -21,3 +22,12 @@ class SearchedInputs(Calibration):
     def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
         """What values of the module hold on each batch, by name."""
         return fetch_values_of_batches(module, names, self.batches)
+
+    def digest(self) -> str:
+        """Names the data: the same arrays in the same order."""
+        state = hashlib.sha256()
+        for batch in self.batches:
+            for name, array in sorted(batch.items()):
+                state.update(f"{name} {array.dtype} {array.shape}".encode())
+                state.update(array.tobytes())
+        return state.hexdigest()

@@ -76,6 +76,14 @@ def test_packing_gives_the_same_numbers_and_leaves_no_dialect(
     np.testing.assert_array_equal(found["y"], np.where(mask[..., None], x, 0))
 
 
+def test_no_two_nodes_of_a_function_count_up_from_one_name() -> None:
+    """The library's inliner tries a name and then all numbers behind it, for each such node."""
+    lowered = lower(parse(HEADER + ROUND_TRIP))
+    names = [node.name for node in lowered.nodes()]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if not name or name.startswith("node")]
+
+
 def test_the_given_module_stays_as_it_is() -> None:
     module = parse(HEADER + ROUND_TRIP)
     infer_shapes(module)

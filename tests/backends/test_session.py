@@ -229,3 +229,11 @@ def test_a_default_that_a_caller_may_override_stays_one() -> None:
     x = np.ones((1, 4096), np.float32)
     assert session.run({"x": x})["y"].any()
     assert not session.run({"x": x, "w": np.zeros((4096, 2), np.float32)})["y"].any()
+
+
+def test_memory_is_planned_ahead_unless_sizes_depend_on_values() -> None:
+    found = parse(HEADER + "g (float[N] x) => (int64[1,M] y) {y = NonZero (x)}")
+    sessions = [Session(module)._session for module in (found, parse(ADD))]
+    packed, dense = (session.get_session_options() for session in sessions)
+    assert not packed.enable_mem_pattern
+    assert dense.enable_mem_pattern

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from dechaff.backends import TARGETS, Session, lower, start_session
-from dechaff.backends.onnxruntime.varlen_attention import ATTENTION_KERNELS, AttentionKernel
+from dechaff.backends.onnxruntime import varlen_attention
+from dechaff.backends.onnxruntime.varlen_attention import (
+    ATTENTION_KERNELS,
+    AttentionKernel,
+    few_tokens,
+)
 from dechaff.ir import DOMAIN, Module, infer_shapes, parse
 from tests.ir.test_dialect_ops import ATTENTION, HEADER
 
@@ -29,6 +34,14 @@ MERGED = ("float[T,16] qkv", "q, k, v = Split <axis = 1> (qkv, widths)")
 WIDTHS = {"q": 8, "k": 4, "v": 4, "qkv": 16}
 
 each_kernel = pytest.mark.parametrize("kernel", ATTENTION_KERNELS)
+
+
+@pytest.fixture(params=["few", "many"])
+def few_or_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same tokens as few, which are attended to at once, and as many, which are not."""
+    if request.param == "many":
+        monkeypatch.setattr(varlen_attention, "_FEW_PRODUCTS", 0)
+    return str(request.param)
 
 
 def module_from(text: str) -> Module:
@@ -58,6 +71,7 @@ def check(module: Module, lowered: Module, given: dict[str, Any]) -> None:
 )
 @pytest.mark.parametrize("causal", [0, 1])
 @pytest.mark.parametrize("operands", [SEPARATE, MERGED], ids=["separate", "merged"])
+@pytest.mark.usefixtures("few_or_many")
 @each_kernel
 def test_each_kernel_agrees_with_the_reference(
     kernel: AttentionKernel, operands: tuple[str, str], causal: int, lengths: list[int]
@@ -93,6 +107,7 @@ def test_what_each_kernel_is_made_of(kernel: AttentionKernel) -> None:
     ],
 )
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.usefixtures("few_or_many")
 @each_kernel
 def test_keys_that_are_listed(
     target: str, kernel: AttentionKernel, lengths: list[int], key_lengths: list[int], causal: int
@@ -109,3 +124,29 @@ def test_keys_that_are_listed(
     given = tokens_for(module, sum(lengths))
     given |= {name: np.array(values, np.int64) for name, values in integers.items()}
     check(module, lower(module, target, attention=kernel), given)
+
+
+def test_what_is_few_depends_on_the_width() -> None:
+    limits = []
+    for width in ("64", "768", "W"):
+        graph = module_from(f"g (float[T,{width}] q) => (float[T,{width}] y) {{ y = Relu (q) }}")
+        limits.append(few_tokens(graph.graph.inputs[0]))
+    narrow, wide, unknown = limits
+    assert narrow > wide == unknown
+    assert few_tokens(None) == unknown
+
+
+@pytest.mark.usefixtures("few_or_many")
+def test_the_number_of_tokens_decides_at_run_time() -> None:
+    module = module_from(ALL_KEYS.format(tokens=SEPARATE[0], operands="", causal=0))
+    lowered = lower(module)
+    outer = next(node for node in lowered.graph if node.op_type == "If")
+    inner = next(n for n in outer.attributes["else_branch"].as_graph() if n.op_type == "If")
+    few = inner.inputs[0]
+    assert few is not None
+    lowered.graph.outputs.append(few)
+    limit = few_tokens(module.graph.inputs[0])
+    for count in (0, 1, limit, limit + 1):
+        starts = np.array([0, count // 2, count], np.int64)
+        found = Session(lowered).run(tokens_for(module, count) | {"starts": starts})[few.name or ""]
+        assert found == (0 < count <= limit)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy_driven.__main__ import main, to_markdown
+from benchmarks.accuracy_driven.__main__ import main
 from benchmarks.accuracy_driven.sentences import SavedClassifier
+from benchmarks.accuracy_driven.tables import to_markdown
 from benchmarks.peers import DECHAFF
 from examples.finetune_sst2 import HELD_OUT_FILE, WEIGHTS_PACKAGE, weights_folder
 

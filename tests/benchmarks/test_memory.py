@@ -58,3 +58,9 @@ def test_a_shape_that_is_none_is_refused(shape: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         memory.main(["--shapes", shape])
     assert "expected rows x length such as 16x128" in capsys.readouterr().err
+
+
+def test_files_that_the_system_is_to_forget_stay(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "weights.data").write_bytes(b"1234")
+    memory.forget_files(tmp_path)
+    assert (tmp_path / "weights.data").read_bytes() == b"1234"

@@ -11,7 +11,7 @@ import dechaff
 from dechaff.ir import UsageError
 from dechaff.passes.exits.head_fitting import fit_head
 from dechaff.passes.exits.light_heads import load_heads
-from dechaff.passes.exits.threshold_search import ExitScores, best_settings
+from dechaff.passes.exits.threshold_search import ExitScores, best_settings, stricter
 from tests.model_runner import Array
 from tests.passes.exit_graphs import encoder
 from tests.passes.rewrite_checks import module_from
@@ -100,6 +100,22 @@ def test_the_search_leaves_where_answers_are_right_already() -> None:
     curve = best_settings(ExitScores((1, 2), 3, sure + np.array([0.1, 0.1]), right, rising=False))
     exact = [setting for setting in curve if setting.kept == 1]
     assert min(setting.layers for setting in exact) == (1 + 1 + 2 + 3) / 4
+
+
+@pytest.mark.parametrize("rising", [False, True])
+def test_stricter_thresholds_let_ever_fewer_rows_leave(rising: bool) -> None:
+    entropies = np.geomspace(0.001, 0.5, 64)[:, None] * np.array([1.0, 0.5])
+    right = np.ones((64, 3), bool)
+    scores = ExitScores((1, 2), 3, 1 - entropies if rising else entropies, right, rising)
+    bold = scores.setting(np.array([0.7, np.nan] if rising else [0.3, np.nan]))
+    settings = [bold, *stricter(scores, bold)]
+    assert len(settings) > 3
+    assert all(list(setting.thresholds) == [1] for setting in settings)
+    layers = [setting.layers for setting in settings]
+    assert layers == sorted(set(layers))
+    assert settings[1].thresholds[1] == pytest.approx(0.85 if rising else 0.15)
+    counted = ExitScores((1, 2), 3, entropies, right, rising=True, one_threshold=True)
+    assert stricter(counted, counted.setting(np.array([1.0, 1.0]))) == []
 
 
 def test_the_loss_of_every_layer_trains_heads_that_the_pass_takes(tmp_path: pathlib.Path) -> None:

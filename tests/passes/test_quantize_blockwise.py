@@ -256,6 +256,24 @@ def test_the_file_is_small_and_runs(tmp_path: Path) -> None:
             "adds no mask or bias",
         ),
         (
+            """g (float[T,8] q, int64[N] starts, int64[K] index) => (float[T,8] y)
+            {
+                y = dechaff.LocalVarlenAttention
+                    <q_num_heads = 2, kv_num_heads = 2, scale = 0.5, is_causal = 0, window = 2,
+                     num_global = 0> (q, q, q, starts, index, starts)
+            }""",
+            "the blockwise attention has no window",
+        ),
+        (
+            """g (float[T,8] q, int64[N] starts, int64[K] index) => (float[T,8] y)
+            {
+                y = dechaff.TopKVarlenAttention
+                    <q_num_heads = 2, kv_num_heads = 2, scale = 0.5, is_causal = 0, k = 2,
+                     fraction = 0.0> (q, q, q, starts, index, starts)
+            }""",
+            "the blockwise attention keeps all keys",
+        ),
+        (
             "g (float[T,4] x, float[4,4] u) => (float[T,4] y) { y = MatMul (x, u) }",
             "its second operand is not a constant",
         ),

@@ -102,8 +102,10 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: pathlib.Path) -> None:
     resumed = searched(search_folder=tmp_path)
     assert resumed.pass_list == whole.pass_list
     assert len(file.read_text().splitlines()) == len(lines)
-    with pytest.raises(UsageError, match="of another search"):
-        searched(search_folder=tmp_path, seed=1)
+    others: list[dict[str, Any]] = [{"seed": 1}, {"calibration": [{"x": DATA[0]["x"]}]}]
+    for other in others:
+        with pytest.raises(UsageError, match="of another search"):
+            searched(search_folder=tmp_path, **other)
 
 
 def test_a_budget_that_runs_out_gives_the_best_so_far_and_says_so() -> None:
