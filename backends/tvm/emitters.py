@@ -92,6 +92,7 @@ STANDARD: dict[str, Emitter] = {
     "Reshape": shapes.emit_reshape,
     "RotaryEmbedding": attention.emit_rotary_embedding,
     "Round": unary(_op.round),
+    "ScatterElements": indexing.emit_scatter_elements,
     "ScatterND": indexing.emit_scatter_nd,
     "Sigmoid": in_float32(_op.sigmoid),
     "Sign": unary(_op.sign),

@@ -82,6 +82,24 @@ def emit_scatter_nd(emission: Emission, node: ir.Node) -> Expr:
     return relax.op.scatter_nd(x, indices, updates, "update" if reduction == "none" else reduction)
 
 
+def emit_scatter_elements(emission: Emission, node: ir.Node) -> Expr:
+    """``ScatterElements``; an index below zero counts from the end."""
+    reduction = attribute(node, "reduction", "none")
+    x, indices, updates = emission.tensors(node)
+    axis = attribute(node, "axis", 0) % len(emission.shape(x))
+    size = emission.shape(x)[axis]
+
+    def counted(index: Any) -> Any:
+        return te.compute(
+            index.shape, lambda *place: _inside(index(*place), size), name="counted_index"
+        )
+
+    places = emission.emit_te(counted, indices, name="counted_index")
+    return relax.op.scatter_elements(
+        x, places, updates, axis, "update" if reduction == "none" else reduction
+    )
+
+
 def emit_non_zero(emission: Emission, node: ir.Node) -> Expr:
     """``NonZero`` of a vector: how many there are is read back before they are written."""
     x = emission.tensor(node.inputs[0])

@@ -112,9 +112,9 @@ def test_operators_by_index() -> None:
         HEADER
         + """
         g (float[B,S,4] x, int64[B,S] picks, int64[B,S,4] places, bool[N] kept, int64[M,2] pairs,
-           float[M,4] updates)
-            => (rows, negative, chosen, gathered, scattered, found, running, left, backward, best,
-                top, which)
+           float[M,4] updates, float[B,S,2] placed)
+            => (rows, negative, chosen, gathered, scattered, turned, found, running, left,
+                backward, best, top, which)
         <int64[2] ends = {0, -1}, int64 axis = {1}, int64[1] count = {2}>
         {
             rows = Gather <axis = 2> (x, picks)
@@ -122,6 +122,9 @@ def test_operators_by_index() -> None:
             chosen = GatherElements <axis = 2> (x, places)
             gathered = GatherND (x, pairs)
             scattered = ScatterND (x, pairs, updates)
+            sizes = Shape (placed)
+            columns = Expand (ends, sizes)
+            turned = ScatterElements <axis = 2> (x, columns, placed)
             found = NonZero (kept)
             running = CumSum (x, axis)
             left = CumSum <exclusive = 1> (x, axis)
