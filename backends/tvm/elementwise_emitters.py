@@ -76,6 +76,14 @@ def variadic(function: Callable[[Expr, Expr], Expr]) -> Any:
     return emit
 
 
+def emit_equal(emission: Emission, node: ir.Node) -> Expr:
+    """``Equal``: truth values are compared as integers, as TVM compares them as floats for LLVM."""
+    left, right = broadcast(emission, emission.tensors(node))
+    if emission.dtype(left) == "bool":
+        left, right = (emission.emit(relax.op.astype(item, "int8")) for item in (left, right))
+    return relax.op.equal(left, right)
+
+
 def emit_pow(emission: Emission, node: ir.Node) -> Expr:
     """``Pow``: the exponent may be of another type."""
     base, exponent = (emission.tensor(value) for value in node.inputs)

@@ -45,7 +45,7 @@ STANDARD: dict[str, Emitter] = {
     "Div": variadic(_op.divide),
     "Dropout": elementwise.emit_identity,
     "Einsum": products.emit_einsum,
-    "Equal": variadic(_op.equal),
+    "Equal": elementwise.emit_equal,
     "Erf": in_float32(_op.erf),
     "Exp": in_float32(_op.exp),
     "Expand": shapes.emit_expand,

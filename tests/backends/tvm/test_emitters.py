@@ -25,7 +25,7 @@ def test_operators_on_elements() -> None:
         g (float[B,S,4] x, float[B,S,4] y, float[S,1] column, bool[B,S,1] c, int64[B,S,4] i)
             => (abs, added, joined, ceiling, clipped, cosine, divided, same, errors, powers, floors,
                 gelus, tanhs, more, least, capped, whole, halves, negated, opposite, rooted, square,
-                turned, rounded, logistic, signs, chosen, remainder, truth, back, cubes)
+                turned, rounded, logistic, signs, chosen, remainder, truth, back, cubes, agree)
         <float low = {-0.5}, float high = {0.5}, float one = {1.0}, float two = {2.0},
          int64 three = {3}, float third = {3.0}>
         {
@@ -45,6 +45,7 @@ def test_operators_on_elements() -> None:
             tanhs = Gelu <approximate = "tanh"> (x)
             more = Greater (x, y)
             least = LessOrEqual (x, y)
+            agree = Equal (c, more)
             capped = Min (x, y, column)
             whole = Div (i, three)
             halves = LeakyRelu <alpha = 0.5> (x)
