@@ -79,7 +79,18 @@ def emit_scatter_nd(emission: Emission, node: ir.Node) -> Expr:
     """``ScatterND``."""
     reduction = attribute(node, "reduction", "none")
     x, indices, updates = emission.tensors(node)
-    return relax.op.scatter_nd(x, indices, updates, "update" if reduction == "none" else reduction)
+    shape, leading = emission.shape(x), emission.shape(indices)[:-1]
+    depth = int(emission.shape(indices)[-1])
+    # TVM finds computed sizes, such as 4 * batch, equal only if they are one variable.
+    tail = [
+        size if isinstance(size, tirx.IntImm | tirx.Var) else emission.sizes.new_variable()
+        for size in shape[depth:]
+    ]
+    x = emission.match(x, [*shape[:depth], *tail])
+    updates = emission.match(updates, [*leading, *tail])
+    kind = "update" if reduction == "none" else reduction
+    result = emission.emit(relax.op.scatter_nd(x, indices, updates, kind))
+    return emission.match(result, shape)
 
 
 def emit_scatter_elements(emission: Emission, node: ir.Node) -> Expr:
