@@ -170,7 +170,8 @@ class HostNumbers:
         import torch
 
         torch.cuda.current_stream().synchronize()
-        return [int(number) for number in place.tolist()]
+        numbers: list[int] = place.tolist()
+        return numbers
 
 
 def _form(tensor: torch.Tensor) -> Sizes:

@@ -118,7 +118,7 @@ def provide_gelu(emission: Emission, node: ir.Node) -> Expr | None:
     """``Gelu`` and ``BiasGelu`` after such a product, with or without a bias: one layer."""
     approximate = attribute(node, "approximate", "none") == "tanh"
     activation = "gelu_tanh" if approximate else "gelu"
-    producer = _only_read_here(node.inputs[0])
+    producer = only_read_here(node.inputs[0])
     if producer is None:
         return None
     if node.op_type == "BiasGelu":
@@ -138,7 +138,7 @@ _Layer = tuple[ir.Value | None, ir.Value | None, Array | None]
 def _biased_product(emission: Emission, node: ir.Node) -> _Layer | None:
     """What an ``Add`` of a bias and a product multiplies and adds."""
     for index in (0, 1):
-        producer, bias = _only_read_here(node.inputs[index]), emission.array(node.inputs[1 - index])
+        producer, bias = only_read_here(node.inputs[index]), emission.array(node.inputs[1 - index])
         if producer is not None and bias is not None:
             return _factors(producer, bias)
     return None
@@ -150,7 +150,7 @@ def _factors(node: ir.Node, bias: Array | None) -> _Layer | None:
     return node.inputs[0], node.inputs[1], bias
 
 
-def _only_read_here(value: ir.Value | None) -> ir.Node | None:
+def only_read_here(value: ir.Value | None) -> ir.Node | None:
     """The node that computes a value which nothing else reads: it need not be kept."""
     if value is None or len(value.uses()) != 1 or value.is_graph_output():
         return None

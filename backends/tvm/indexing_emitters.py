@@ -77,7 +77,6 @@ def emit_gather_nd(emission: Emission, node: ir.Node) -> Expr:
 
 def emit_scatter_nd(emission: Emission, node: ir.Node) -> Expr:
     """``ScatterND``."""
-    reduction = attribute(node, "reduction", "none")
     x, indices, updates = emission.tensors(node)
     shape, leading = emission.shape(x), emission.shape(indices)[:-1]
     depth = int(emission.shape(indices)[-1])
@@ -88,14 +87,12 @@ def emit_scatter_nd(emission: Emission, node: ir.Node) -> Expr:
     ]
     x = emission.match(x, [*shape[:depth], *tail])
     updates = emission.match(updates, [*leading, *tail])
-    kind = "update" if reduction == "none" else reduction
-    result = emission.emit(relax.op.scatter_nd(x, indices, updates, kind))
+    result = emission.emit(relax.op.scatter_nd(x, indices, updates, _reduction(node)))
     return emission.match(result, shape)
 
 
 def emit_scatter_elements(emission: Emission, node: ir.Node) -> Expr:
     """``ScatterElements``; an index below zero counts from the end."""
-    reduction = attribute(node, "reduction", "none")
     x, indices, updates = emission.tensors(node)
     axis = attribute(node, "axis", 0) % len(emission.shape(x))
     size = emission.shape(x)[axis]
@@ -106,9 +103,13 @@ def emit_scatter_elements(emission: Emission, node: ir.Node) -> Expr:
         )
 
     places = emission.emit_te(counted, indices, name="counted_index")
-    return relax.op.scatter_elements(
-        x, places, updates, axis, "update" if reduction == "none" else reduction
-    )
+    return relax.op.scatter_elements(x, places, updates, axis, _reduction(node))
+
+
+def _reduction(node: ir.Node) -> str:
+    """TVM's name of what a scatter does where an element is given already."""
+    name: str = attribute(node, "reduction", "none")
+    return "update" if name == "none" else name
 
 
 def emit_non_zero(emission: Emission, node: ir.Node) -> Expr:

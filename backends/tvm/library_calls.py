@@ -24,7 +24,6 @@ from . import cublas_algorithms, cutlass_products
 LINEAR = "dechaff.linear"
 """``(x, weight, [bias], y)``: ``y = x weight + bias``; x: [T, K], weight: [K, N], bias: [N]."""
 
-
 LINEAR_GELU = {"gelu": "dechaff.linear_gelu", "gelu_tanh": "dechaff.linear_gelu_tanh"}
 """``(x, weight, bias, y)``: ``y = gelu(x weight + bias)`` on a GPU, by activation."""
 

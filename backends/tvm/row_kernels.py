@@ -9,6 +9,7 @@ import onnx_ir as ir
 from tvm import relax, tirx
 
 from . import dense_products
+from .dense_products import only_read_here
 from .emission import Emission, Expr, attribute
 from .kernels.gathering import gather_rows
 from .kernels.packing import pack, token_layout, unpack
@@ -62,8 +63,7 @@ def provide_unpack(emission: Emission, node: ir.Node) -> Expr | None:
 
 def provide_cast(emission: Emission, node: ir.Node) -> Expr | None:
     """``Cast`` to float32 of unpacked rows, in the kernel that unpacks them."""
-    x = node.inputs[0]
-    producer = x.producer() if x is not None and len(x.uses()) == 1 else None
+    producer = only_read_here(node.inputs[0])
     if producer is None or producer.op_type != "Unpack":
         return None
     to_float32 = attribute(node, "to", 0) == ir.DataType.FLOAT
@@ -113,9 +113,7 @@ _Lookup = tuple[Expr, Expr]
 
 def _gather_read_here(emission: Emission, value: ir.Value | None) -> _Lookup | None:
     """The gather that computes a value which nothing else reads."""
-    if value is None or len(value.uses()) != 1 or value.is_graph_output():
-        return None
-    node = value.producer()
+    node = only_read_here(value)
     return None if node is None or node.op_type != "Gather" else _looked_up(emission, node)
 
 

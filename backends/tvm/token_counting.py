@@ -92,8 +92,7 @@ def emit_token_counts(
             for node in part.graph:
                 emit_node(counting, node)
             counts = [_count(counting, mask) for mask in masks]
-            joined = relax.op.concat(counts, 0) if len(counts) > 1 else counts[0]
-            output = counting.builder.emit_output(joined)
+            output = counting.builder.emit_output(relax.op.concat(counts, 0))
         counting.builder.emit_func_output(output)
 
 

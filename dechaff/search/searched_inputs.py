@@ -10,6 +10,8 @@ from dechaff.calibration import Calibration
 from dechaff.ir import Module
 from dechaff.probing import fetch_values_of_batches
 
+from .validation import add_to_digest
+
 
 class SearchedInputs(Calibration):
     """Calibration data, of the caller's or the searched part of the data, for a search too."""
@@ -27,7 +29,5 @@ class SearchedInputs(Calibration):
         """Names the data: the same arrays in the same order."""
         state = hashlib.sha256()
         for batch in self.batches:
-            for name, array in sorted(batch.items()):
-                state.update(f"{name} {array.dtype} {array.shape}".encode())
-                state.update(array.tobytes())
+            add_to_digest(state, batch)
         return state.hexdigest()

@@ -48,10 +48,15 @@ class ValidationData:
         for part in (self.searched, self.held_out):
             state.update(b"part")
             for item in part:
-                for name, value in sorted(item.batch.items()):
-                    state.update(name.encode())
-                    state.update(_content(value))
+                add_to_digest(state, item.batch)
         return state.hexdigest()
+
+
+def add_to_digest(state: hashlib._Hash, batch: Batch) -> None:
+    """Add names and contents of a batch, in the order of the names."""
+    for name, value in sorted(batch.items()):
+        state.update(name.encode())
+        state.update(_content(value))
 
 
 def _content(value: Any) -> bytes:
