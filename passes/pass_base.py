@@ -39,6 +39,8 @@ class Pass(abc.ABC):
         name: kebab-case verb phrase; the file has the same name in snake_case.
         numerics: what the pass promises about the numbers.
         after: names of passes that must run earlier, where both are in a pipeline.
+        runs_last: whether the pass runs behind all that are not so, wherever a list names it: what
+            it does to the graph would hide from others what they look for.
         options_type: frozen dataclass, from which the command line's syntax is derived:
             ``fold-constants{max_bytes=1024}`` sets the field ``max_bytes``.
         options: the options of this instance.
@@ -47,6 +49,7 @@ class Pass(abc.ABC):
     name: ClassVar[str]
     numerics: ClassVar[Numerics]
     after: ClassVar[tuple[str, ...]] = ()
+    runs_last: ClassVar[bool] = False
     options_type: ClassVar[type[Any]] = NoOptions
 
     def __init__(self, options: Any = None) -> None:

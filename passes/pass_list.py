@@ -23,7 +23,7 @@ _ITEM = re.compile(r"\s*(-?)([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*")
 
 
 def parse_pass_list(passes: PassList) -> list[Pass]:
-    """The passes that a list names, in order.
+    """The passes that a list names, in order; those that run last come behind the others.
 
     Raises:
         UsageError: a name or an option that does not exist, a value of the wrong type, or an order
@@ -37,6 +37,7 @@ def parse_pass_list(passes: PassList) -> list[Pass]:
             continue
         for text in _split(item):
             chosen = _apply_item(chosen, text)
+    chosen.sort(key=lambda step: step.runs_last)  # a stable sort: all else stays in order
     _check_order(chosen)
     return chosen
 

@@ -22,6 +22,7 @@ from .quantize_dynamic import QuantizeDynamic
 from .quantize_static import QuantizeStatic
 from .quantize_weights import QuantizeWeights
 from .remove_padding import RemovePadding
+from .skip_unread_rows import SkipUnreadRows
 from .trim_vocabulary import TrimVocabulary
 
 PASSES: tuple[type[Pass], ...] = (
@@ -45,6 +46,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeWeights,
     QuantizeBlockwise,
     ConvertPrecision,
+    SkipUnreadRows,
 )
 """Every pass there is. A new pass is one line here, and one in a pipeline if it is a default."""
 
@@ -59,6 +61,7 @@ _DEFAULT: tuple[type[Pass], ...] = (
     FoldAttentionBias,
     FuseSkipNormalization,
     FuseBiasGelu,
+    SkipUnreadRows,
 )
 _SEARCHED: tuple[type[Pass], ...] = (Prune, EarlyExit)
 """Passes that do nothing, or nothing that shows, until a search gives them options."""
@@ -68,9 +71,10 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "default": _DEFAULT,
     "approximate": tuple(step for step in PASSES if step in _DEFAULT or step in _SEARCHED),
     "compress": (
-        *(step for step in PASSES if step in _DEFAULT or step is Prune),
+        *(step for step in PASSES if step in _DEFAULT[:-1] or step is Prune),
         QuantizeDynamic,
         EarlyExit,
+        SkipUnreadRows,
     ),
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.

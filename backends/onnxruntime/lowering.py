@@ -34,6 +34,7 @@ from .contrib_kernels import CONTRIB_DOMAIN, lower_bias_gelu
 from .leading_dimension import widen_rows
 from .local_attention import lower_local_varlen_attention
 from .masked_varlen_attention import lower_masked_varlen_attention
+from .one_query_attention import lower_one_query_attention
 from .packing_kernels import lower_pack
 from .quantized_kernels import (
     lower_quantize_per_tensor,
@@ -56,6 +57,11 @@ _DEDUPLICATION = "onnx_ir.passes.common.initializer_deduplication"
 
 NodeLowering = Callable[[ir.Node, Rewriter], bool]
 """Replaces a node and says True, or declines and says False."""
+
+
+def _first_that_fits(*lowerings: NodeLowering) -> NodeLowering:
+    return lambda node, rewriter: any(lowering(node, rewriter) for lowering in lowerings)
+
 
 _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
     "BiasGelu": lower_bias_gelu,
@@ -92,7 +98,7 @@ _OPENVINO_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
     "BlockwiseRestore": lower_blockwise_restore,
     "Pack": lower_pack,
-    "VarlenAttention": lower_to_grouped_attention,
+    "VarlenAttention": _first_that_fits(lower_one_query_attention, lower_to_grouped_attention),
 }
 """To those standard operators that OpenVINO has."""
 
@@ -156,7 +162,8 @@ def lower(
 def _lowerings(target: str, attention: AttentionKernel) -> dict[str, NodeLowering]:
     if target == "openvino":
         return _OPENVINO_LOWERINGS
-    attend: NodeLowering = functools.partial(lower_varlen_attention, kernel=attention)
+    by_kernel = functools.partial(lower_varlen_attention, kernel=attention)
+    attend = _first_that_fits(lower_one_query_attention, by_kernel)
     contrib = _RUNTIME_LOWERINGS if target == "cpu" else {}
     return {**_STANDARD_LOWERINGS, "VarlenAttention": attend, **contrib}
 

@@ -23,9 +23,11 @@ _UNARY_AND_BROADCAST = """
     Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin
     Softplus Softsign Sqrt Sub Sum Swish Tanh ThresholdedRelu Where Xor
 """
+ELEMENTWISE = frozenset(_UNARY_AND_BROADCAST.split())
+"""Standard operators whose result entries depend on the operands' entries at the same place."""
 
 TOKEN_RULES: dict[str, TokenRule] = {
-    **dict.fromkeys(_UNARY_AND_BROADCAST.split(), _ELEMENTWISE),
+    **dict.fromkeys(ELEMENTWISE, _ELEMENTWISE),
     "MatMul": MatrixProduct(),
     "Gemm": AffineProduct(),
     "LayerNormalization": Normalization(),

@@ -126,6 +126,41 @@ def test_keys_that_are_listed(
     check(module, lower(module, target, attention=kernel), given)
 
 
+ONE_QUERY = """
+    g (float[B,8] q, float[T,4] k, float[T,4] v, int64[K] key_index, int64[N] key_starts)
+        => (float[B,8] y)
+    <int64 zero = {0}, int64 one = {1}>
+    {
+        count = Size (key_starts)
+        starts = Range (zero, count, one)
+        y = dechaff.VarlenAttention
+            <q_num_heads = 4, kv_num_heads = 2, scale = 0.4, is_causal = 0>
+            (q, k, v, starts, key_index, key_starts)
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("key_lengths", "skipped"),
+    [([3, 1, 5], []), ([3, 1, 5], [0, 4, 9]), ([1, 1], []), ([4], []), ([2, 2], [2])],
+    ids=str,
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_query_for_each_row(target: str, key_lengths: list[int], skipped: list[int]) -> None:
+    module = module_from(ONE_QUERY)
+    tokens = sum(key_lengths) + len(skipped)
+    keys = [token for token in range(tokens) if token not in skipped]
+    key_starts = list(itertools.accumulate(key_lengths, initial=0))
+    given = tokens_for(module, tokens) | {
+        "q": np.random.default_rng(1).standard_normal((len(key_lengths), 8)).astype(np.float32),
+        "key_index": np.array(keys, np.int64),
+        "key_starts": np.array(key_starts, np.int64),
+    }
+    lowered = lower(module, target)
+    assert not {"If", "Loop"} & {node.op_type for node in lowered.nodes()}
+    check(module, lowered, given)
+
+
 def test_what_is_few_depends_on_the_width() -> None:
     limits = []
     for width in ("64", "768", "W"):
