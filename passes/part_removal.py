@@ -85,7 +85,7 @@ def remove_heads(
     groups, heads = block.num_groups, block.num_heads
     served = heads // groups
     kept_heads = [group * served + each for group in kept for each in range(served)]
-    paths = [_path_to_dense(value) for value in block.attention.inputs[:3]]
+    paths = [path_to_dense(value) for value in block.attention.inputs[:3]]
     reason = _reason_against(block, paths)
     if reason is not None:
         rewriter.miss(_HEADS, block.attention, reason)
@@ -155,7 +155,7 @@ def _features(heads: Sequence[int], size: int) -> list[int]:
     return [head * size + each for head in heads for each in range(size)]
 
 
-def _path_to_dense(value: ir.Value | None) -> list[ir.Node] | None:
+def path_to_dense(value: ir.Value | None) -> list[ir.Node] | None:
     """From a projection to the attention: the dense node, and what treats each head by itself."""
     path: list[ir.Node] = []
     while value is not None and len(path) < _MAX_NODES_BETWEEN:

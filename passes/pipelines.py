@@ -7,6 +7,7 @@ from .convert_precision import ConvertPrecision
 from .early_exit import EarlyExit
 from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
+from .freeze_tokens import FreezeTokens
 from .fuse_attention import FuseAttention
 from .fuse_bias_gelu import FuseBiasGelu
 from .fuse_gelu import FuseGelu
@@ -32,6 +33,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseGelu,
     FuseLayerNormalization,
     FuseAttention,
+    FreezeTokens,
     Prune,
     TrimVocabulary,
     RemovePadding,
@@ -63,7 +65,7 @@ _DEFAULT: tuple[type[Pass], ...] = (
     FuseBiasGelu,
     SkipUnreadRows,
 )
-_SEARCHED: tuple[type[Pass], ...] = (Prune, EarlyExit)
+_SEARCHED: tuple[type[Pass], ...] = (FreezeTokens, Prune, EarlyExit)
 """Passes that do nothing, or nothing that shows, until a search gives them options."""
 
 PIPELINES: dict[str, tuple[type[Pass], ...]] = {

@@ -9,7 +9,7 @@ NeurIPS 2023, section 3; Optimal Brain Surgeon, NIPS 1992). Nothing is trained.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,17 @@ class Moments:
     @property
     def damped(self) -> Floats:
         """The matrix with a little more on its diagonal, by each feature's own measure."""
-        diagonal = np.diagonal(self.matrix)
-        more = _DAMPING * diagonal + _TINY * diagonal.mean()
-        return np.asarray(self.matrix + np.diag(more))
+        return np.asarray(self.matrix + np.diag(damping(self.matrix)))
 
     def harm(self, squared_error: float) -> float:
         """What an error of the block's product, over all tokens, is to the sum it is added to."""
         return squared_error / self.energy if self.energy > 0 else 0.0
+
+
+def damping(matrix: Floats) -> Floats:
+    """What the diagonal of second moments gains, by each feature's own measure."""
+    diagonal = np.diagonal(matrix)
+    return np.asarray(_DAMPING * diagonal + _TINY * diagonal.mean())
 
 
 def second_moments(
@@ -68,30 +72,45 @@ def second_moments(
         calibration: inputs; some thousand tokens of them are looked at.
     """
     values = {block.name: value for block in blocks if (value := block.last.inputs[0])}
-    if not values:
-        return {}
-    found = find_padding_mask(masked_attentions([n for n in module.graph if is_op(n, "Attention")]))
     joined = {block.name: block.addition.outputs[0] for block in blocks}
-    wanted = [*values.values(), *joined.values(), *([found.value] if found else [])]
     sums: dict[str, Floats] = {}
     energies = {name: _Energy() for name in values}
-    tokens = 0
-    for arrays in calibration.walk(module).advance(_in_order(module, wanted)):
-        if tokens >= _MOST_TOKENS:
-            break  # the walk is not gone on with
-        valid = None
-        if found is not None:
-            mask = arrays[found.value.name or ""]
-            valid = mask == 0 if found.zero_is_valid else mask != 0
+    for rows in token_rows(module, [*values.values(), *joined.values()], calibration):
         for name, value in values.items():
-            rows = _rows(arrays[value.name or ""], valid)
-            sums[name] = sums.get(name, np.float32(0)) + rows.T @ rows
-            energies[name].add(_rows(arrays[joined[name].name or ""], valid)[:, :-1])
-        tokens += len(rows)
+            own = rows[value]
+            sums[name] = sums.get(name, np.float32(0)) + own.T @ own
+            energies[name].add(rows[joined[name]][:, :-1])
     return {
         name: Moments(total.astype(np.float64), energies[name].centred)
         for name, total in sums.items()
     }
+
+
+def token_rows(
+    module: Module, values: Sequence[ir.Value], calibration: CalibrationData
+) -> Iterator[dict[ir.Value, Floats]]:
+    """What values hold for tokens that are no padding: float32[tokens, width + 1], a one last.
+
+    Args:
+        module: the module whose values they are.
+        values: of tokens, ``[B, S, width]``.
+        calibration: inputs; some thousand tokens of them are looked at, batch by batch.
+    """
+    if not values:
+        return
+    found = find_padding_mask(masked_attentions([n for n in module.graph if is_op(n, "Attention")]))
+    wanted = _in_order(module, [*values, *([found.value] if found else [])])
+    tokens = 0
+    for arrays in calibration.walk(module).advance(wanted):
+        if tokens >= _MOST_TOKENS:
+            return  # the walk is not gone on with
+        valid = None
+        if found is not None:
+            mask = arrays[found.value.name or ""]
+            valid = mask == 0 if found.zero_is_valid else mask != 0
+        rows = {value: _rows(arrays[value.name or ""], valid) for value in values}
+        tokens += len(rows[values[0]])
+        yield rows
 
 
 class _Energy:

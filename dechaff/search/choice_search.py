@@ -154,7 +154,7 @@ class ChoiceSearch:
                 made = self._trials.variant([edit])
                 self._saved[edit.name] = 0.0
                 if made is not None:
-                    saved = self._savings.of(edit.kind, self._trials.start, made[0])
+                    saved = self._savings.of(edit.kind, made[0])
                     self._saved[edit.name] = saved
                     yield made[0]
 

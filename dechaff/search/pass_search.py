@@ -28,7 +28,8 @@ class PassSearch:
         self._trials, self._serve = trials, serve
         self._state = trials.state
         self._served: Module | None = None
-        self._savings = Savings(trials.start, self._state.sizes, self._state.settings.mode)
+        last = [step for step in self._state.passes if step.runs_last]
+        self._savings = Savings(trials.start, self._state.sizes, self._state.settings.mode, last)
 
     def run(self) -> None:
         """Try all edits.
@@ -66,7 +67,7 @@ class PassSearch:
             step = type(self._trials.step)(options)
             self._state.next_trial(f"{self._trials.step.name}, time of {kind}")
             variant = self._trials.apply(step)
-            self._savings.measured(kind, self._trials.start, variant, self._share(variant, step))
+            self._savings.measured(kind, variant, self._share(variant, step))
 
     def _share(self, variant: Module, step: Pass) -> float:
         """The share of the time that a variant saves of the module that the search began with."""

@@ -1,4 +1,4 @@
-"""What edits save: time, measured once for each kind of edit, or weights."""
+"""What edits save: time, measured once for each kind of edit, and weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dechaff.arrays import Arrays
 from dechaff.backends import Session, SessionSettings
 from dechaff.ir import Module, graph_cost, num_parameters
+from dechaff.passes import Pass, apply_pass
 
 _ROUNDS = 7
 _BATCHES = 3
@@ -22,39 +23,58 @@ Serve = Callable[[Module], Module]
 """Makes the module that would be served of one that a pass has made."""
 
 
-class Savings:
-    """What is saved between two modules, as a share of the module that the search began with."""
+_WORTH_OF_WEIGHTS = 0.1
+"""What a share of the weights counts beside a share of the time, where that is wanted."""
 
-    def __init__(self, start: Module, sizes: Mapping[str, float], mode: str) -> None:
+
+class Savings:
+    """What is saved of the module that the search began with, as a share of it.
+
+    Where time is wanted, weights count a little: of two choices as fast, the smaller is better, and
+    what costs no time may go when all else is done.
+    """
+
+    def __init__(
+        self, start: Module, sizes: Mapping[str, float], mode: str, last: Sequence[Pass] = ()
+    ) -> None:
         """Make ready.
 
         Args:
             start: the module before any edit of the pass.
             sizes: sizes at which operations are counted, by symbol.
-            mode: ``size`` counts weights; else it is time.
+            mode: ``size`` counts weights alone.
+            last: exact passes behind all others, which take out operations that need not be done.
         """
-        self._sizes, self._mode = sizes, mode
-        self._whole = max(1.0, self._count(start))
+        self._sizes, self._last = sizes, last
+        self._by_size = mode == "size"
+        self._operations = 1.0 if self._by_size else max(1.0, self._count(start))
+        self._weights = max(1, num_parameters(start))
         self._rates: dict[str, float] = {}
 
     def _count(self, module: Module) -> float:
-        if self._mode == "size":
-            return float(num_parameters(module))
-        flops, _ = graph_cost(module).at(self._sizes)
+        done = module.clone() if self._last else module
+        for step in self._last:
+            apply_pass(done, step)
+        flops, _ = graph_cost(done).at(self._sizes)
         return flops
 
-    def of(self, kind: str, before: Module, after: Module) -> float:
+    def _fewer_operations(self, variant: Module) -> float:
+        return 1 - self._count(variant) / self._operations
+
+    def of(self, kind: str, variant: Module) -> float:
         """What an edit saves; 0 if nothing.
 
         Args:
             kind: the edit's kind, of which the time may have been measured.
-            before: the module without the edit.
-            after: the module with it.
+            variant: the module with the edit.
         """
-        fewer = (self._count(before) - self._count(after)) / self._whole
-        return max(0.0, self._rates.get(kind, 1.0) * fewer)
+        lighter = 1 - num_parameters(variant) / self._weights
+        if self._by_size:
+            return max(0.0, lighter)
+        time_saved = self._rates.get(kind, 1.0) * self._fewer_operations(variant)
+        return max(0.0, time_saved + _WORTH_OF_WEIGHTS * lighter)
 
-    def measured(self, kind: str, start: Module, variant: Module, share: float) -> None:
+    def measured(self, kind: str, variant: Module, share: float) -> None:
         """Take note of the time that edits of one kind save, all together.
 
         Operations tell edits of a kind from each other, and what is left of them after others;
@@ -62,13 +82,12 @@ class Savings:
 
         Args:
             kind: the kind.
-            start: the module before.
             variant: the module with the edits.
-            share: of the time of ``start``, what they save.
+            share: of the time of the module before, what they save.
         """
         if math.isnan(share):
             return  # operations have to do
-        fewer = (self._count(start) - self._count(variant)) / self._whole
+        fewer = self._fewer_operations(variant)
         useful = share > NOTHING and fewer > 0
         self._rates[kind] = share / fewer if useful else 0.0
 

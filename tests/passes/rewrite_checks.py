@@ -12,7 +12,14 @@ import numpy as np
 import onnx_ir.passes.common as common_passes
 
 from dechaff.ir import Module, graph_cost, parse, stamp_origins, structural_diff
-from dechaff.passes import Numerics, Pass, PassContext, PassRecord, run_passes
+from dechaff.passes import (
+    Numerics,
+    Pass,
+    PassContext,
+    PassRecord,
+    parse_pass_list,
+    run_passes,
+)
 from tests.model_runner import Array, random_inputs, run_module
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23, "dechaff" : 1]>\n'
@@ -169,3 +176,9 @@ def docstring_graphs(pass_type: type[Pass]) -> tuple[str, str]:
         )
     )
     return textwrap.dedent(blocks["Before"]), textwrap.dedent(blocks["After"])
+
+
+def docstring_options(pass_type: type[Pass]) -> Pass:
+    """The pass as its docstring's ``Before, for ``name{...}``::`` has it; else without options."""
+    given = re.search(r"^    Before, for ``(.*)``::$", pass_type.__doc__ or "", flags=re.MULTILINE)
+    return parse_pass_list(given[1])[0] if given else pass_type()

@@ -12,7 +12,7 @@ import pytest
 import dechaff.passes
 from dechaff.calibration import Calibration
 from dechaff.passes import PASSES, PIPELINES, Numerics, Pass, PassContext
-from tests.passes.rewrite_checks import check_rewrite, docstring_graphs
+from tests.passes.rewrite_checks import check_rewrite, docstring_graphs, docstring_options
 
 PASS_FOLDER = pathlib.Path(inspect.getfile(dechaff.passes)).parent
 TOKENS = types.SimpleNamespace(unknown=0, special={1}, used=set())
@@ -71,7 +71,8 @@ def test_passes_that_must_run_earlier_exist(pass_type: type[Pass]) -> None:
 @each_pass
 def test_docstring_shows_what_the_pass_does(pass_type: type[Pass]) -> None:
     before, after = docstring_graphs(pass_type)
-    record = check_rewrite(pass_type(), before, after, context=PassContext(CALIBRATION))
+    step = docstring_options(pass_type)
+    record = check_rewrite(step, before, after, context=PassContext(CALIBRATION))
     assert record.changed
 
 
