@@ -113,7 +113,7 @@ class FreezeTokens(Approximation):
             rewriter.note(f"{self.name}: there are {len(layers)} layers that could stand still")
             return
         first, *later = layers[self.options.after :]
-        fits = [None] * len(later)
+        fits: list[Floats | None] = [None] * len(later)
         if self.options.reconstruct and later:
             fits = _fits(module, first, later, rewriter.context)
         for layer, fit in zip(later, fits, strict=True):

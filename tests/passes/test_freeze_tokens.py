@@ -10,6 +10,7 @@ from dechaff.ir import Module, UsageError
 from dechaff.passes import PassContext, parse_pass_list, run_passes
 from dechaff.passes.freeze_tokens import FreezeTokens, FreezeTokensOptions
 from dechaff.passes.skip_unread_rows import SkipUnreadRows
+from dechaff.search.searched_inputs import SearchedInputs
 from tests.model_runner import Array, run_module
 from tests.passes.rewrite_checks import module_from, relative_error, run_pass
 
@@ -66,8 +67,8 @@ def batches(count: int = 6, seed: int = 0) -> list[dict[str, Array]]:
 
 def frozen(module: Module, after: int, *, reconstruct: bool = False) -> Module:
     options = FreezeTokensOptions(after, reconstruct)
-    names = [value.name for value in module.graph.inputs if not value.is_initializer()]
-    data = [{name: batch[name or ""] for name in names} for batch in batches(40)]
+    names = [value.name or "" for value in module.graph.inputs if not value.is_initializer()]
+    data = [{name: batch[name] for name in names} for batch in batches(40)]
     made, _ = run_pass(FreezeTokens(options), module, PassContext(Calibration(data, "test")))
     return made
 
@@ -157,7 +158,7 @@ def test_packed_rows_are_independent_of_their_batch_mates() -> None:
 
 def test_edits_are_the_layers_that_save_time_the_boldest_first() -> None:
     module = module_from(encoder())
-    data = Calibration([{"h0": batch["h0"]} for batch in batches()], "test")
+    data = SearchedInputs([{"h0": batch["h0"]} for batch in batches()], "test")
     step = FreezeTokens()
     edits = step.edits(module, data)
     assert [edit.name for edit in edits] == ["after layer 1", "after layer 2"]
@@ -169,7 +170,7 @@ def test_edits_are_the_layers_that_save_time_the_boldest_first() -> None:
 
 def test_no_edits_where_all_tokens_are_read() -> None:
     module = module_from(encoder(head="y = Relu (h{last})", shape="B,S,4"))
-    data = Calibration([{"h0": batch["h0"]} for batch in batches()], "test")
+    data = SearchedInputs([{"h0": batch["h0"]} for batch in batches()], "test")
     assert list(FreezeTokens().edits(module, data)) == []
 
 
