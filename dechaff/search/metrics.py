@@ -22,6 +22,7 @@ from name to numpy array, and the batch as the user gave it."""
 Results = Sequence[tuple[Arrays, Batch, Arrays]]
 """Outputs, batch, and the original's outputs, of each batch."""
 
+_HALVINGS = 30
 _LABELS = ("labels", "label", "targets", "target")
 
 
@@ -45,6 +46,13 @@ class Metric(abc.ABC):
     def gains(self, outputs: Arrays, batch: Batch, original: Arrays) -> Losses | None:
         """What each row adds to the score, where the score is their mean; else None."""
         return None
+
+    def begin(self, results: Results) -> None:  # noqa: B027  (most metrics need not look)
+        """Look at the original's results, before any other are compared with them.
+
+        Raises:
+            UsageError: the metric does not do for a search.
+        """
 
     def figures(self, results: Results) -> Figures:
         """The figure over all batches, with what it is made of: rows, else batches left out."""
@@ -83,13 +91,28 @@ def make_metric(metric: str | MetricFunction | Metric) -> Metric:
 
 
 class Classification(Metric):
-    """Of classes by the greatest logit; the loss is cross-entropy."""
+    """Of classes by the greatest logit; the loss is cross-entropy at the original's temperature.
+
+    A fine-tuned model is mostly too sure of itself. What makes it less so, as the loss of a block
+    does, would then lower its cross-entropy, whatever becomes of its answers. So logits are
+    divided by the temperature at which the original's are neither too sure nor too modest (Guo et
+    al., ICML 2017, section 4.2).
+    """
+
+    _sharpness = 1.0
+
+    def begin(self, results: Results) -> None:
+        """Fit the temperature; a model that is too modest is left so."""
+        logits = np.concatenate([_logits(outputs) for outputs, _, _ in results])
+        labels = np.concatenate([_labels(batch, self.name) for _, batch, _ in results])
+        _check_rows(logits, labels)
+        self._sharpness = _best_sharpness(logits, labels.astype(np.int64))
 
     def losses(self, outputs: Arrays, batch: Batch, original: Arrays) -> Losses:
         """Cross-entropy in nats, float64[rows]."""
         logits, labels = _logits(outputs), _labels(batch, self.name).astype(np.int64)
         _check_rows(logits, labels)
-        shifted = logits - logits.max(axis=1, keepdims=True)
+        shifted = self._sharpness * (logits - logits.max(axis=1, keepdims=True))
         log_sum = np.log(np.exp(shifted).sum(axis=1))
         return np.asarray(log_sum - shifted[np.arange(len(labels)), labels])
 
@@ -199,7 +222,7 @@ class UserMetric(Metric):
             float(parts.sum() / rows.sum()), np.asarray((parts.sum() - parts) / rest)
         )
 
-    def check_order(self, results: Results) -> None:
+    def begin(self, results: Results) -> None:
         """Call it for all batches in both orders; each batch must be worth the same.
 
         Raises:
@@ -241,6 +264,18 @@ class UserMetric(Metric):
 def _first(outputs: Arrays) -> Array:
     array = outputs.get("logits", next(iter(outputs.values())))
     return array.astype(np.float64)
+
+
+def _best_sharpness(logits: Array, labels: Array) -> float:
+    """What logits are multiplied by, at most 1, for the least cross-entropy: it is convex in it."""
+    own = logits[np.arange(len(labels)), labels]
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        sharpness = (low + high) / 2
+        shares = np.exp(sharpness * (logits - logits.max(axis=1, keepdims=True)))
+        expected = (shares * logits).sum(axis=1) / shares.sum(axis=1)
+        low, high = (low, sharpness) if expected.mean() > own.mean() else (sharpness, high)
+    return high
 
 
 def _logits(outputs: Arrays) -> Array:

@@ -17,7 +17,7 @@ from dechaff.ir import Module, UsageError
 from .confidence import Drop, Losses, drop_between, standard_error, surely_above
 from .incremental import IncrementalRunner
 from .journal import Journal, Outcome
-from .metrics import Metric, Results, UserMetric
+from .metrics import Metric, Results
 from .validation import LabelledInputs
 
 _SURE = 3.0
@@ -72,8 +72,7 @@ class Trials:
         self.runner.rebase(original)
         self._originals = list(self.runner.run(original))
         results = self._results(self._originals)
-        if isinstance(metric, UserMetric):
-            metric.check_order(results)
+        metric.begin(results)
         self._figures = metric.figures(results)
         self.original_score = self._figures.score
         self._losses = [metric.losses(*result) for result in results]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from dechaff.ir import UsageError
@@ -80,3 +81,20 @@ def test_what_a_metric_cannot_judge_is_refused(
     metric = make_metric(name)
     with pytest.raises(UsageError, match=message):
         metric.losses(outputs, {"labels": np.array(labels)}, outputs)
+
+
+def test_to_be_less_sure_is_no_gain() -> None:
+    """Three answers of four are right, and all are equally sure: too sure by far."""
+    labels = np.arange(40) % 2
+    said = np.where(np.arange(40) < 30, labels, 1 - labels)
+    sure = np.where(np.arange(2) == said[:, None], 4.0, -4.0)
+    batch = {"labels": labels}
+    metric = make_metric("accuracy")
+
+    def loss(logits: npt.NDArray[Any]) -> float:
+        return float(metric.losses({"logits": logits}, batch, {"logits": sure}).mean())
+
+    assert loss(sure / 2) < loss(sure)
+    metric.begin([({"logits": sure}, batch, {"logits": sure})])
+    assert loss(sure / 2) > loss(sure)
+    np.testing.assert_allclose(loss(sure), -0.75 * np.log(0.75) - 0.25 * np.log(0.25), rtol=1e-6)
