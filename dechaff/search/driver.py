@@ -15,10 +15,10 @@ from dechaff.progress import ProgressFunction
 from dechaff.settings import Settings
 from dechaff.target_lowering import lower_for_target
 
-from .engine import Surroundings, search
+from .engine import Surroundings, search, without_idle
 from .metrics import Metric, MetricFunction, make_metric
 from .pareto import measure_points
-from .result import SearchResult
+from .result import ROUNDING, Point, SearchResult
 from .search_settings import SearchSettings
 from .searched_inputs import SearchedInputs
 from .validation import split_data
@@ -115,7 +115,8 @@ def drive(
         return serve(made)
 
     report(0, 1, "measuring what was found")
-    points = measure_points(found.points, build, data.held_out, metric, session)
+    measured = measure_points(found.points, build, data.held_out, metric, session)
+    points = allowed_there_too(measured, request.settings.allowed_drop)
     first, last = points[0].held_out, points[-1].held_out
     assert first is not None  # measured just now
     assert last is not None
@@ -124,12 +125,26 @@ def drive(
         mode=request.settings.mode,
         max_drop=request.settings.allowed_drop,
         margin=request.settings.margin,
-        passes=found.passes,
+        passes=found.passes if points == measured else without_idle(points[-1].passes),
         decisions=found.decisions,
         points=points,
+        refused=measured[len(points) :],
         held_out_original=first,
         held_out=last,
         complete=found.complete,
         seconds=found.seconds,
     )
     return result, inputs
+
+
+def allowed_there_too(points: Sequence[Point], allowed_drop: float) -> tuple[Point, ...]:
+    """The points up to the boldest that keeps to the drop on held-out data as well.
+
+    A search makes hundreds of trials on the same rows, and some do well by chance. Where no point
+    does, all are left, and the result warns.
+    """
+    for count in range(len(points), 1, -1):
+        drop = points[count - 1].held_out_drop
+        if drop is not None and drop.mean <= allowed_drop + ROUNDING:
+            return tuple(points[:count])
+    return tuple(points)

@@ -71,17 +71,16 @@ class EditTrials:
     def is_allowed(self, outcome: Outcome) -> bool:
         """Whether the metric allows it, with the margin on the drop.
 
-        For accuracy the margin is on the loss, which must be no greater, and tells more than the
-        metric does. What earlier edits gained may be spent.
+        For accuracy neither the metric nor the loss, which tells more, may be worse in the mean:
+        what does no harm could not be shown to be better. What earlier edits gained may be spent.
         """
         if outcome.drop is None:
             return False
-        margin = self.state.settings.margin
-        if self.state.settings.mode != "accuracy":
-            return outcome.drop.at_most(margin) <= self.allowed_drop + ROUNDING
-        surely = outcome.loss + margin * outcome.error if margin else outcome.loss
-        original = self.state.trials.original_loss
-        return outcome.drop.mean <= self.allowed_drop + ROUNDING and surely <= original + ROUNDING
+        allowed = self.allowed_drop + ROUNDING
+        if self.state.settings.mode == "accuracy":
+            no_loss = outcome.loss <= self.state.trials.original_loss + ROUNDING
+            return no_loss and outcome.drop.mean <= allowed
+        return outcome.drop.at_most(self.state.settings.margin) <= allowed
 
     @property
     def before(self) -> str:

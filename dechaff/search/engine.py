@@ -111,7 +111,7 @@ def search(
             apply_pass(current, state.passes[index], context=context.fresh())
     _judge_whole(state, current)
     return Found(
-        tuple(step for step in state.passes if not _is_idle(step)),
+        without_idle(state.passes),
         tuple(state.decisions),
         tuple(state.points),
         state.complete,
@@ -133,6 +133,11 @@ def _searchable(passes: Sequence[Pass], mode: str) -> list[int]:
         names = ", ".join(step.name for _, step in approximate)
         raise UsageError(f"mode {mode}: {names} can save no {wanted}; add prune, or another mode")
     return found
+
+
+def without_idle(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """The passes that do something."""
+    return tuple(step for step in passes if not _is_idle(step))
 
 
 def _is_idle(step: Pass) -> bool:

@@ -78,6 +78,7 @@ class SearchResult:
         passes: the pass list found, to run again without a search.
         decisions: every trial, in order.
         points: the original, the result, and points between them.
+        refused: bolder ones, which held-out data did not allow.
         held_out_original: the metric of the original on the held-out part.
         held_out: the metric of the result on the held-out part.
         complete: whether all edits were tried within the budget.
@@ -91,6 +92,7 @@ class SearchResult:
     passes: Sequence[Pass]
     decisions: tuple[Decision, ...]
     points: tuple[Point, ...]
+    refused: tuple[Point, ...]
     held_out_original: float
     held_out: float
     complete: bool
@@ -115,6 +117,12 @@ class SearchResult:
             found.append(
                 f"{self.metric} fell by {fallen:.4f} on the searched part, more than max_drop "
                 f"{self.max_drop:g}: a pass of the list that is not searched costs more than that"
+            )
+        if self.refused:
+            bolder = self.refused[-1]
+            found.append(
+                f"{bolder.name} was refused in the end, and what led to it: on the held-out part "
+                f"{self.metric} fell by {bolder.held_out_drop}, where {self.max_drop:g} is allowed"
             )
         drop = self.points[-1].held_out_drop
         if drop is not None and drop.mean > self.max_drop:
@@ -169,9 +177,10 @@ class SearchResult:
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)
         }
         plain["decisions"] = [dataclasses.asdict(decision) for decision in self.decisions]
-        plain["points"] = [
-            dataclasses.asdict(dataclasses.replace(point, passes=()))
-            | {"passes": ",".join(map(str, point.passes))}
-            for point in self.points
-        ]
+        for name in ("points", "refused"):
+            plain[name] = [
+                dataclasses.asdict(dataclasses.replace(point, passes=()))
+                | {"passes": ",".join(map(str, point.passes))}
+                for point in plain[name]
+            ]
         return plain | {"passes": self.pass_list}

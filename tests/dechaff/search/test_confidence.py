@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dechaff.search.confidence import Figures, drop_between, surely_above
+from dechaff.search.confidence import Drop, Figures, drop_between, surely_above
+from dechaff.search.driver import allowed_there_too
 from dechaff.search.metrics import Metric, UserMetric, make_metric
+from dechaff.search.result import Point
 
 ROUNDS = 400
 _NORMAL = statistics.NormalDist()
@@ -114,3 +116,19 @@ def test_a_race_ends_early_only_where_its_end_is_clear(mean: float, ended: Any) 
 
 def test_what_is_no_number_is_lost_at_once() -> None:
     assert surely_above(np.array([0.0, math.nan]), 100, 1.0, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("fallen", "kept"),
+    [((0.0, 0.02, 0.01), 3), ((0.0, 0.01, 0.02), 2), ((0.02, 0.03, 0.04), 3), ((), 0)],
+)
+def test_held_out_data_has_the_last_word(fallen: tuple[float, ...], kept: int) -> None:
+    original = Point("original", (), 0.9)
+    points = [
+        original,
+        *(
+            Point(f"{drop}", (), 0.9, held_out_drop=Drop(drop, 0.001, 100, "rows"))
+            for drop in fallen
+        ),
+    ]
+    assert len(allowed_there_too(points, 0.01)) == 1 + kept
