@@ -73,7 +73,7 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "default": _DEFAULT,
     "approximate": tuple(step for step in PASSES if step in _DEFAULT or step in _SEARCHED),
     "compress": (
-        *(step for step in PASSES if step in _DEFAULT[:-1] or step is Prune),
+        *(step for step in PASSES if step in (*_DEFAULT[:-1], FreezeTokens, Prune)),
         QuantizeDynamic,
         EarlyExit,
         SkipUnreadRows,

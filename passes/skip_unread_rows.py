@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.ir import DOMAIN, Module, constant_value, static_dim
+from dechaff.ir import Module, static_dim
 
 from .matching import (
     integer_attribute,
@@ -20,11 +19,11 @@ from .matching import (
     same_dim,
 )
 from .pass_base import Numerics, Pass
+from .position_selection import Selection, only_integer, selections
 from .rewriter import GraphBuilder, Rewriter
 from .row_wise import RowOperands, row_operands
 
 _RULE = "skip-unread-rows"
-_FAR = 2**31 - 2
 
 
 class SkipUnreadRows(Pass):
@@ -79,85 +78,18 @@ class SkipUnreadRows(Pass):
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Start from each selection of a position, the last first."""
-        for selection in reversed(list(_selections(module))):
+        for selection in reversed(list(selections(module))):
             moved = _rows_alone(selection, rewriter)
             if moved:
                 _rewrite(selection, moved, rewriter)
                 rewriter.note(f"{self.name}: {len(moved)} ops run on one token of each sequence")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Selection:
-    """A node that reads one position of each sequence.
-
-    Attributes:
-        node: ``Gather`` or ``Slice``.
-        axis: the axis of its operand along which it picks: 1 of padded tokens, 0 of packed ones.
-        position: which position, from the front or, if negative, from the end.
-        layout: for packed tokens, their ``TokenLayout``.
-    """
-
-    node: ir.Node
-    axis: int
-    position: int
-    layout: ir.Node | None = None
-
-    @property
-    def source(self) -> ir.Value:
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
-
-
-def _selections(module: Module) -> Iterator[_Selection]:
-    for node in module.nodes():
-        if is_op(node, "Gather") and integer_attribute(node, "axis", 0) == 0:
-            packed = _of_packed_tokens(node)
-            if packed is not None:
-                yield packed
-        elif is_op(node, "Gather", "Slice") and rank(node.inputs[0]) == 3:
-            position = _picked_position(node)
-            if position is not None:
-                yield _Selection(node, 1, position)
-
-
-def _of_packed_tokens(node: ir.Node) -> _Selection | None:
-    """``Gather(packed, Gather <axis = 1> (packed_position, position))``."""
-    rows = node.inputs[1].producer() if node.inputs[1] is not None else None
-    if rows is None or not is_op(rows, "Gather") or rows.inputs[0] is None:
-        return None
-    layout = rows.inputs[0].producer()
-    if layout is None or (layout.domain, layout.op_type) != (DOMAIN, "TokenLayout"):
-        return None
-    position = _picked_position(rows)
-    return None if position is None else _Selection(node, 0, position, layout)
-
-
-def _picked_position(node: ir.Node) -> int | None:
-    """The one constant position that a ``Gather`` or a ``Slice`` picks along axis 1."""
-    if node.op_type == "Gather":
-        along_positions = integer_attribute(node, "axis", 0) == 1
-        return _only_integer(node.inputs[1]) if along_positions else None
-    if len(node.inputs) < 4 or _only_integer(node.inputs[3]) != 1:
-        return None
-    start, end = (_only_integer(value) for value in node.inputs[1:3])
-    step = _only_integer(node.inputs[4]) if len(node.inputs) > 4 else 1
-    if start is None or end is None or step != 1:
-        return None
-    picks_last = start == -1 and end > _FAR
-    return start if picks_last or (end == start + 1 and end != 0) else None
-
-
-def _only_integer(value: ir.Value | None) -> int | None:
-    tensor = constant_value(value)
-    return int(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
-
-
 _Moved = dict[ir.Node, RowOperands]
 """Nodes that are computed for selected rows alone, first to last, and their operands with rows."""
 
 
-def _rows_alone(selection: _Selection, rewriter: Rewriter) -> _Moved:
+def _rows_alone(selection: Selection, rewriter: Rewriter) -> _Moved:
     """The nodes of which nothing but the selected rows is read."""
     moved: _Moved = {}
     readers = {(selection.node, 0)}
@@ -183,7 +115,7 @@ def _backwards(last: ir.Node) -> Iterator[ir.Node]:
     return reversed(nodes[: nodes.index(last)])
 
 
-def _operands(node: ir.Node, selection: _Selection) -> RowOperands | str | None:
+def _operands(node: ir.Node, selection: Selection) -> RowOperands | str | None:
     """The operands with rows; None or the reason why rows of a node do not stand alone."""
     if is_packed_attention(node):
         return _query_of_packed(node, selection)
@@ -192,7 +124,7 @@ def _operands(node: ir.Node, selection: _Selection) -> RowOperands | str | None:
     return row_operands(node, selection.axis)
 
 
-def _query_of_packed(attention: ir.Node, selection: _Selection) -> RowOperands | str:
+def _query_of_packed(attention: ir.Node, selection: Selection) -> RowOperands | str:
     if attention.op_type != "VarlenAttention":
         return "what a query sees depends on its place, which it would lose"
     if selection.layout is None or attention.inputs[3] is not selection.layout.outputs[1]:
@@ -202,7 +134,7 @@ def _query_of_packed(attention: ir.Node, selection: _Selection) -> RowOperands |
     return {0: 0}
 
 
-def _query_and_mask(attention: ir.Node, selection: _Selection) -> RowOperands | str:
+def _query_and_mask(attention: ir.Node, selection: Selection) -> RowOperands | str:
     query, key = attention.inputs[:2]
     if selection.axis != 1 or query is None or key is None or rank(query) != 3:
         return "its heads are split before it: query must be [B, S, H * d]"
@@ -226,7 +158,7 @@ def _query_and_mask(attention: ir.Node, selection: _Selection) -> RowOperands | 
     return {0: 1, 3: len(mask.shape) - 2}
 
 
-def _rewrite(selection: _Selection, moved: _Moved, rewriter: Rewriter) -> None:
+def _rewrite(selection: Selection, moved: _Moved, rewriter: Rewriter) -> None:
     with rewriter.rewrite(_RULE, [*moved, selection.node], before=selection.node) as builder:
         rows = _SelectedRows(selection, builder)
         for node, operands in moved.items():
@@ -237,7 +169,7 @@ def _rewrite(selection: _Selection, moved: _Moved, rewriter: Rewriter) -> None:
 class _SelectedRows:
     """Computes values for the selected rows alone."""
 
-    def __init__(self, selection: _Selection, builder: GraphBuilder) -> None:
+    def __init__(self, selection: Selection, builder: GraphBuilder) -> None:
         self._selection = selection
         self._builder = builder
         self._found: dict[tuple[ir.Value, int], ir.Value] = {}
@@ -304,4 +236,4 @@ class _SelectedRows:
 
 
 def _is_squeeze_of_axis_1(node: ir.Node | None) -> TypeGuard[ir.Node]:
-    return node is not None and is_op(node, "Squeeze") and _only_integer(node.inputs[1]) == 1
+    return node is not None and is_op(node, "Squeeze") and only_integer(node.inputs[1]) == 1

@@ -1,7 +1,8 @@
 """The search for approximations that the user's metric allows."""
 
 from .driver import Request, drive, make_request, searched_passes
-from .metrics import Metric, MetricFunction
+from .metric import Metric
+from .metrics import MetricFunction
 from .result import Decision, Point, SearchResult
 from .search_settings import SearchSettings
 

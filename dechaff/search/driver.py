@@ -16,7 +16,8 @@ from dechaff.settings import Settings
 from dechaff.target_lowering import lower_for_target
 
 from .engine import Surroundings, search, without_idle
-from .metrics import Metric, MetricFunction, make_metric
+from .metric import Metric
+from .metrics import MetricFunction, make_metric
 from .pareto import measure_points
 from .result import ROUNDING, Point, SearchResult
 from .search_settings import SearchSettings

@@ -19,7 +19,7 @@ from dechaff.versions import package_versions
 
 from .edit_trials import EditTrials
 from .journal import Journal, module_digest
-from .metrics import Metric
+from .metric import Metric
 from .pass_search import PassSearch
 from .result import Decision, Point
 from .savings import Serve

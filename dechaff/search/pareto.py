@@ -14,7 +14,7 @@ from dechaff.ir import MissingPackageError, Module
 from dechaff.passes import Pass
 
 from .confidence import drop_between
-from .metrics import Metric, Results
+from .metric import Metric, Results
 from .result import Point
 from .validation import LabelledInputs
 

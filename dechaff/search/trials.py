@@ -17,7 +17,7 @@ from dechaff.ir import Module, UsageError
 from .confidence import Drop, Losses, drop_between, standard_error, surely_above
 from .incremental import IncrementalRunner
 from .journal import Journal, Outcome
-from .metrics import Metric, Results
+from .metric import Metric, Results
 from .validation import LabelledInputs
 
 _SURE = 3.0

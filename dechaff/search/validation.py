@@ -11,7 +11,7 @@ from typing import Any
 from dechaff.arrays import Arrays, check_inputs, runtime_inputs
 from dechaff.ir import Module, UsageError
 
-from .metrics import Batch
+from .metric import Batch
 
 _HELD_OUT_SHARE = 1 / 3
 _LEAST_BATCHES = 2

@@ -182,3 +182,9 @@ def docstring_options(pass_type: type[Pass]) -> Pass:
     """The pass as its docstring's ``Before, for ``name{...}``::`` has it; else without options."""
     given = re.search(r"^    Before, for ``(.*)``::$", pass_type.__doc__ or "", flags=re.MULTILINE)
     return parse_pass_list(given[1])[0] if given else pass_type()
+
+
+def record_of(name: str, records: Sequence[PassRecord]) -> PassRecord:
+    """The record of a pass that ran once."""
+    (found,) = (record for record in records if record.name == name)
+    return found

@@ -16,7 +16,7 @@ from dechaff.passes.quantization.grids import Grid
 from dechaff.passes.quantization.power_grids import PowerGrid
 from dechaff.passes.quantize_blockwise import QuantizeBlockwise, QuantizeBlockwiseOptions
 from tests.model_runner import Array
-from tests.passes.rewrite_checks import check_declines, module_from, relative_error
+from tests.passes.rewrite_checks import check_declines, module_from, record_of, relative_error
 
 ERROR_OF_FOUR_BITS = 0.25
 ERROR_OF_EIGHT_BITS = 0.03
@@ -178,7 +178,7 @@ def test_a_bert_is_compressed_whole(exported_bert: Callable[[str, int], Module])
         assert not found[mask == 0].any()
     assert relative_error(results["portable"], results[""]) < KERNELS_AGREE
     assert not any(node.domain == "dechaff" for node in lower(after, "portable").nodes())
-    assert records[-1].rewrites
+    assert record_of("quantize-blockwise", records).rewrites
 
 
 def test_the_file_is_small_and_runs(tmp_path: Path) -> None:

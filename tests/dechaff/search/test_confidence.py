@@ -11,7 +11,8 @@ import pytest
 
 from dechaff.search.confidence import Drop, Figures, drop_between, surely_above
 from dechaff.search.driver import allowed_there_too
-from dechaff.search.metrics import Metric, UserMetric, make_metric
+from dechaff.search.metric import Metric
+from dechaff.search.metrics import UserMetric, make_metric
 from dechaff.search.result import Point
 
 ROUNDS = 400
