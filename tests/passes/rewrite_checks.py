@@ -186,5 +186,5 @@ def docstring_options(pass_type: type[Pass]) -> Pass:
 
 def record_of(name: str, records: Sequence[PassRecord]) -> PassRecord:
     """The record of a pass that ran once."""
-    (found,) = (record for record in records if record.name == name)
+    (found,) = (record for record in records if record.name.partition("{")[0] == name)
     return found
