@@ -8,7 +8,7 @@ from typing import Any
 
 from dechaff.backends import Session, SessionSettings, lower
 from dechaff.ir import UsageError
-from dechaff.passes import PassList, parse_pass_list, run_passes, tidy
+from dechaff.passes import PassList, passes_to_add_to, run_passes, tidy
 from dechaff.passes.early_exit import EarlyExit
 from dechaff.passes.exits.exit_options import EarlyExitOptions, with_setting
 from dechaff.passes.exits.exit_probe import probe_exits
@@ -101,7 +101,7 @@ def calibrate_exits(
     options = EarlyExitOptions(
         layers=layers, criterion=criterion, heads=heads, stack=stack, output=output
     )
-    module, _ = run_passes(import_model(model, dict(data[0])), parse_pass_list(passes))
+    module, _ = run_passes(import_model(model, dict(data[0])), passes_to_add_to(passes))
     probe = probe_exits(module, options)
     tidy(module)
     with show_progress(progress) as report:

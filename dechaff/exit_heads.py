@@ -11,7 +11,7 @@ import numpy as np
 
 from dechaff.backends import Session, SessionSettings, lower
 from dechaff.ir import Module, UsageError
-from dechaff.passes import PassList, parse_pass_list, run_passes, tidy
+from dechaff.passes import PassList, passes_to_add_to, run_passes, tidy
 from dechaff.passes.exits.head_fitting import MOST_ROWS, fit_head, probe_heads
 from dechaff.passes.exits.light_heads import LightHead, save_heads
 
@@ -73,7 +73,7 @@ def fit_exit_heads(
     if not data:
         raise UsageError("fit_exit_heads: there is no batch of inputs")
     imported = import_model(model, dict(data[0]))
-    module, _ = run_passes(imported, parse_pass_list(passes))
+    module, _ = run_passes(imported, passes_to_add_to(passes))
     probe = probe_heads(module, stack, output)
     tidy(module)
     summaries, answer = [value.name or "" for value in probe.summaries], probe.answer.name or ""

@@ -3,7 +3,7 @@
 from .approximation import Approximation, Calibration, Edit
 from .pass_base import NoOptions, Numerics, Pass
 from .pass_context import ActivationWalk, CalibrationData, PassContext
-from .pass_list import PassList, parse_pass_list, pass_by_name
+from .pass_list import PassList, parse_pass_list, pass_by_name, passes_to_add_to
 from .pass_manager import (
     GraphSize,
     PassFailedError,
@@ -43,6 +43,7 @@ __all__ = [
     "measure",
     "parse_pass_list",
     "pass_by_name",
+    "passes_to_add_to",
     "run_passes",
     "tidy",
 ]

@@ -42,6 +42,15 @@ def parse_pass_list(passes: PassList) -> list[Pass]:
     return chosen
 
 
+def passes_to_add_to(passes: PassList) -> list[Pass]:
+    """The passes that a list names, but for those that would run behind any other.
+
+    Raises:
+        UsageError: as :func:`parse_pass_list`.
+    """
+    return [step for step in parse_pass_list(passes) if not step.runs_last]
+
+
 def _split(text: str) -> list[str]:
     """Split at commas outside braces."""
     parts = re.split(r",(?![^{]*\})", text)
