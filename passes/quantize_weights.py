@@ -26,6 +26,7 @@ from .quantization.gptq import Hessian, Rounder
 from .quantization.grids import Grid
 from .quantization.rounding import Integers
 from .quantization.storage import packed_int4, plain
+from .quantization.tables import TABLE_BITS, quantize_tables
 from .rewriter import Rewriter
 
 _RULE = "quantize-weights"
@@ -51,6 +52,7 @@ class QuantizeWeightsOptions:
         average: mixed precision: 2, 3, 4 or 8 bits for each layer, this many in the mean, by
             the layers' errors on the calibration data; 0 gives all layers ``bits``.
         layers: bits of single layers by their number in the graph, as in ``0:8+3:2``.
+        embeddings: bits of tables of embeddings, 8 or 4; 0 leaves them in float32.
     """
 
     bits: int = 4
@@ -61,6 +63,7 @@ class QuantizeWeightsOptions:
     exclude: str = ""
     average: float = 0.0
     layers: str = ""
+    embeddings: int = 0
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -68,7 +71,13 @@ class QuantizeWeightsOptions:
         Raises:
             ValueError: one is out of range.
         """
-        for name, choices in (("bits", _BITS), ("group", _GROUPS), ("method", _METHODS)):
+        allowed = {
+            "bits": _BITS,
+            "group": _GROUPS,
+            "method": _METHODS,
+            "embeddings": TABLE_BITS,
+        }
+        for name, choices in allowed.items():
             if getattr(self, name) not in choices:
                 known = ", ".join(map(str, choices))
                 raise ValueError(f"{name} expects one of {known}, got {getattr(self, name)!r}")
@@ -111,7 +120,9 @@ class QuantizeWeights(Approximation):
     levels = ("mean bits",)
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
-        """Layers in order of the graph; those that read the same value are taken together."""
+        """Tables, and layers in order of the graph; readers of one value are taken together."""
+        if self.options.embeddings:
+            quantize_tables(module, self.options.embeddings, self.options.group, rewriter)
         layers = list(dense_layers(module, rewriter, _RULE, self.options.exclude))
         bits = self._bits(module, layers, rewriter)
         if self.options.method == "rtn":

@@ -42,7 +42,7 @@ def low_bit_kernels() -> tuple[LowBitKernel, ...]:
                 _remark_on_products(),
             ),
             (
-                "4-bit and 8-bit weights",
+                "2-bit, 4-bit and 8-bit weights",
                 "MatMulNBits",
                 _CONTRIB_DOMAIN,
                 ir.DataType.FLOAT,
