@@ -20,12 +20,13 @@ from dechaff.backends import TARGETS
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .accuracy import padding_is_zero
-from .classifier_accuracy import measure_accuracy
+from .classifier_accuracy import Row, measure_accuracy
 from .exports import Exports
 from .inputs import Array, make_inputs
 from .measure import median_ratio, progress_bar, time_interleaved
 from .models import ARCHITECTURES, ModelUnderTest
 from .peers import Runner, Task
+from .quantization_plot import plot
 from .quantized_peers import DYNAMIC, QUANTIZED_PEERS
 from .quantized_sizes import measure_sizes
 
@@ -61,14 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if options.checkpoint is not None:
-        for line in measure_accuracy(
-            options.checkpoint,
-            options.data,
-            options.passes,
-            options.target,
-            options.calibration_sentences,
-        ):
-            print(line, flush=True)
+        _measure_accuracy(options)
         return _DONE
     if options.sizes:
         for line in measure_sizes(ModelUnderTest(options.model, options.layers), options.passes):
@@ -76,6 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _DONE
     with tempfile.TemporaryDirectory(prefix="dechaff-benchmark-") as folder:
         return _time(options, pathlib.Path(folder))
+
+
+def _measure_accuracy(options: argparse.Namespace) -> None:
+    rows: list[Row] = []
+    for line in measure_accuracy(
+        options.checkpoint,
+        options.data,
+        options.passes,
+        options.target,
+        options.calibration_sentences,
+    ):
+        print(line, flush=True)
+        if isinstance(line, Row):
+            rows.append(line)
+    for path in options.plot:
+        plot(rows, path)
 
 
 def _time(options: argparse.Namespace, folder: pathlib.Path) -> int:
@@ -145,9 +155,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--calibration-sentences", type=int, default=256, help="of train.tsv, with --checkpoint"
     )
+    parser.add_argument(
+        "--plot",
+        nargs="+",
+        type=pathlib.Path,
+        default=[],
+        metavar="PATH",
+        help="draw error and accuracy over size, with --checkpoint; the ending tells the format",
+    )
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
         parser.error("--checkpoint and --data go together")
+    if options.plot and options.checkpoint is None:
+        parser.error("--plot draws what --checkpoint measures")
     if options.sizes and options.checkpoint is not None:
         parser.error("--sizes is for --model, and --checkpoint measures sizes too")
     options.passes = options.passes or list(_WITHOUT_DATA if options.sizes else _PASS_LISTS)

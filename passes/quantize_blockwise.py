@@ -24,7 +24,7 @@ from .quantization.blockwise_storage import (
     table_grid,
 )
 from .quantization.dense_layers import DenseLayer, dense_layers, layers_by_input
-from .quantization.gptq import Hessian, Rounder
+from .quantization.layer_rounding import factorize, gather_hessian
 from .quantization.power_grids import PowerGrid
 from .quantization.rounding import Integers
 from .quantization.tables import lookup_tables, packed_table
@@ -154,7 +154,10 @@ class QuantizeBlockwise(Pass):
         self, layers: list[DenseLayer], walk: ActivationWalk | None, rewriter: Rewriter
     ) -> None:
         """Layers that read one value."""
-        rounder = None if walk is None else _rounder(layers, walk, rewriter)
+        rounder = None
+        if walk is not None:
+            hessian = gather_hessian(layers, walk)
+            rounder = factorize(hessian, layers, RULE, rewriter, damping=0.01, act_order=True)
         for layer in layers:
             matrix = np.ascontiguousarray(layer.matrix())
             group = self.options.group
@@ -187,20 +190,3 @@ def _guard_bits(features: int, bits: int) -> int:
     """How many low bits sums of ``features`` products may keep within 31 bits."""
     largest = features << (bits - 1 + 7)
     return max(0, min(_MOST_GUARD_BITS, _SUM_BITS - largest.bit_length()))
-
-
-def _rounder(layers: list[DenseLayer], walk: ActivationWalk, rewriter: Rewriter) -> Rounder | None:
-    """What rounds by the activations; None if these are of no use, and why is told."""
-    x = layers[0].x
-    hessian = Hessian(layers[0].sizes[0])
-    for batch in walk.advance([x]):
-        hessian.add(batch[x.name or ""])
-    reason = "its activations on the calibration data are not finite"
-    if np.isfinite(hessian.sum).all():
-        try:
-            return Rounder(hessian, damping=0.01, act_order=True)
-        except np.linalg.LinAlgError as error:
-            reason = str(error)
-    for layer in layers:
-        rewriter.miss(RULE, layer.node, f"{reason}: it is rounded to nearest")
-    return None

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from dechaff.passes.quantization.bit_allocation import Sensitivity, allocate, to
 from dechaff.passes.quantization.gptq import Hessian, Rounder
 from dechaff.passes.quantization.grids import Grid
 from dechaff.passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
+from dechaff.search.searched_inputs import SearchedInputs
 from tests.model_runner import Array
 from tests.passes.rewrite_checks import check_declines, module_from, relative_error, run_pass
 
@@ -273,6 +274,47 @@ def test_mixed_precision_beats_one_width_at_the_same_size() -> None:
         assert total_error(found, mixed) < total_error(found, [bits] * len(found))
 
 
+def test_bits_are_not_spent_where_they_gain_nothing() -> None:
+    found = [Sensitivity(100, dict.fromkeys((2, 3, 4, 8), 0.0)) for _ in range(2)]
+    assert allocate(found, 8) == [2, 2]
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_the_layer_that_matters_in_the_end_gets_the_bits(method: str) -> None:
+    module = module_from(
+        """g (float[T,32] x) => (float[T,16] y)
+        <float[32,16] w = {...}, float[16,32] v = {...}, float little = {0.01}>
+        {
+            loud = MatMul (x, w)
+            other = Gemm <transB = 1> (x, v)
+            quiet = Mul (other, little)
+            y = Add (loud, quiet)
+        }"""
+    )
+    _, record = with_record(module, [correlated(64, 32)], average=3.0, method=method, group=16)
+    assert any("layers=0:4+1:2" in note for note in record.notes)
+
+
+def test_sensitivities_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECHAFF_CACHE", str(tmp_path))
+    calibration = Calibration([{"x": correlated(64, 32)}], "test", use_cache=True)
+    noted: list[Sequence[str]] = []
+    told: list[str] = []
+    for average in (3.0, 3.0, 4.0):
+        step = QuantizeWeights(QuantizeWeightsOptions(average=average, group=16))
+        context = PassContext(calibration, report=told.append)
+        _, records = run_passes(two_layers(), [step], context=context)
+        noted.append(records[0].notes)
+    assert told == ["sensitivity of layer 1 of 2", "sensitivity of layer 2 of 2"]
+    assert noted[0] == noted[1]
+    assert noted[0][0] == noted[2][0]  # the trade-off
+
+
+def test_mixed_precision_without_calibration_data_says_what_to_give() -> None:
+    with pytest.raises(UsageError, match="needs calibration data: give calibration="):
+        quantized(two_layers(), average=3.0)
+
+
 def test_an_average_is_kept_and_told() -> None:
     module, data = two_layers(), [correlated(64, 32)]
     after, record = with_record(module, data, average=4.0, group=16)
@@ -295,16 +337,7 @@ def test_single_layers_have_bits_of_their_own() -> None:
 
 
 def test_a_search_is_offered_assignments_from_small_to_large() -> None:
-    class Data:
-        inputs: tuple[dict[str, Array], ...] = ({"x": correlated(64, 32)},)
-
-        def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
-            by_name = {v.name: v for node in module.graph for v in node.outputs}
-            wanted = [by_name[name] for name in names if name in by_name]
-            for found in Calibration(list(self.inputs), "test").walk(module).advance(wanted):
-                yield {**self.inputs[0], **found}
-
-    step, data = QuantizeWeights(), cast(Any, Data())
+    step, data = QuantizeWeights(), SearchedInputs([{"x": correlated(64, 32)}], "test")
     edits = step.edits(two_layers(), data)
     assert {edit.place for edit in edits} == {"bits"}
     changed: list[Any] = [edit.change(step.options) for edit in edits]
