@@ -8,6 +8,7 @@ rounded alone, and the outputs of the whole model are compared.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -18,12 +19,11 @@ from dechaff.passes.pass_context import CalibrationData
 
 from .dense_layers import DenseLayer, Matrix
 from .grids import Grid
-from .rounding import Integers
+from .rounding import Integers, largest_level
 
 BITS = (2, 3, 4, 8)
 """Widths to choose from, ascending."""
-_MEASURED = BITS[:-1]
-_WIDEST = BITS[-1]
+_MEASURED = BITS[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def measure_sensitivities(
                 bits: trials.error({layer.weight: _as_stored(layer, restored)})
                 for bits, restored in _roundings(matrix, group, rounding)
             }
-            found[layer] = Sensitivity(matrix.size, _falling(errors))
+            found[layer] = Sensitivity(matrix.size, _at_all_widths(errors))
     return found
 
 
@@ -90,17 +90,16 @@ def _as_stored(layer: DenseLayer, matrix: Matrix) -> Matrix:
     return np.ascontiguousarray(matrix.T if layer.transposed else matrix)
 
 
-def _falling(errors: Mapping[int, float]) -> dict[int, float]:
-    """Errors that fall as bits grow, and those of the widest, of which no more can be told apart.
+def _at_all_widths(measured: Mapping[int, float]) -> dict[int, float]:
+    """Errors that fall as bits grow; those of wide layers, too small to tell apart, by the rule.
 
-    A step of the grid is as much smaller as there are more levels, and errors go with its square.
+    The more levels, the smaller the step between them, and errors go with its square.
     """
-    steps = [(1 << (bits - 1)) - 1 for bits in (_MEASURED[-1], _WIDEST)]
-    widest = errors[_MEASURED[-1]] * (steps[0] / steps[1]) ** 2
-    falling, least = {}, np.inf
-    for bits, error in sorted({**errors, _WIDEST: widest}.items()):
-        falling[bits] = least = min(least, error)
-    return falling
+    last, errors, least = _MEASURED[-1], dict[int, float](), math.inf
+    for bits in BITS:
+        share = (largest_level(last) / largest_level(bits)) ** 2
+        errors[bits] = least = min(least, measured.get(bits, share * measured[last]))
+    return errors
 
 
 def allocate(sensitivities: Sequence[Sensitivity], average: float) -> list[int]:
