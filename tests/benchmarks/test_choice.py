@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from benchmarks import choice
@@ -7,7 +9,7 @@ from benchmarks import choice
 
 def test_one_slow_round_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     runs = {"quick": 0, "slow": 0}
     disturbed = 3
 
@@ -21,7 +23,7 @@ def test_one_slow_round_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_run_of_seconds_tells_after_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     runs: list[str] = []
 
     def run(name: str, seconds: float) -> None:
