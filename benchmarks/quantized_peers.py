@@ -113,8 +113,6 @@ def _nncf(task: Task) -> Runner:
     return Runner(run, join_rows, f"{hint.lower()} hint")
 
 
-DYNAMIC = "dechaff-dynamic"
-
 QUANTIZED_PEERS: dict[str, Peer] = {
     "torch": PEERS["torch"],
     "openvino": PEERS["openvino"],
@@ -122,7 +120,7 @@ QUANTIZED_PEERS: dict[str, Peer] = {
     "ort-dynamic": Peer("ONNX Runtime, dynamic quantization", _onnxruntime_dynamic),
     "nncf": Peer("OpenVINO, NNCF INT8", _nncf, package="nncf"),
     DECHAFF: Peer("dechaff, float32", _dechaff("default")),
-    DYNAMIC: Peer("dechaff, quantize-dynamic", _dechaff("default,quantize-dynamic")),
+    "dechaff-dynamic": Peer("dechaff, quantize-dynamic", _dechaff("default,quantize-dynamic")),
     "dechaff-per-tensor": Peer(
         "dechaff, quantize-dynamic{activations=tensor}",
         _dechaff("default,quantize-dynamic{activations=tensor}"),
