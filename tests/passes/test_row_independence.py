@@ -9,6 +9,7 @@ from dechaff.passes.row_independence import rows_are_independent
 from tests.passes.test_remove_padding import STATES, layer, remove_padding
 
 POOLED = "p = Gather <axis = 1> (r, first)"
+OF_INPUT = "q = Gather <axis = 1> (x, first)"
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ POOLED = "p = Gather <axis = 1> (r, first)"
         ("y = Relu (r)", STATES),
         (f"{POOLED} y = Tanh (p)", "float[B,4] y"),
         (f"{POOLED} y = MatMul (p, w)", "float[B,4] y"),
-        ("y = Relu (r) z = Softmax <axis = 1> (y)", f"{STATES}, float[B,S,4] z"),
+        ("y = Relu (r) z = Softmax <axis = 2> (y)", f"{STATES}, float[B,S,4] z"),
         ("size = Shape (r) y = Reshape (r, size)", STATES),
     ],
 )
@@ -31,15 +32,16 @@ def test_rows_that_never_meet_are_independent(after: str, outputs: str) -> None:
     ("after", "outputs"),
     [
         (f"{POOLED} y = Softmax <axis = 0> (p)", "float[B,4] y"),
-        (f"{POOLED} t = Transpose <perm = [1, 0]> (p) y = MatMul (p, t)", "float[B,B] y"),
-        (f"{POOLED} y = Transpose <perm = [1, 0]> (p)", "float[4,B] y"),
+        (f"y = Relu (r) {OF_INPUT} z = Gemm <transB = 1> (q, q)", f"{STATES}, float[B,B] z"),
+        (f"y = Relu (r) {OF_INPUT} z = Transpose (q)", f"{STATES}, float[4,B] z"),
+        (f"y = Relu (r) {OF_INPUT} z = GatherND (q, ends)", f"{STATES}, float z"),
         (f"{POOLED} t = Gather <axis = 0> (p, first) y = Add (p, t)", "float[B,4] y"),
         (f"{POOLED} y = CumSum (p, nothing)", "float[B,4] y"),
         (
-            f"{POOLED} n = Shape <start = 0, end = 1> (p) m = Cast <to = 1> (n) y = Div (p, m)",
+            f"{POOLED} size = Shape <start = 0, end = 1> (p) m = Cast <to = 1> (size) y = Div (p, m)",
             "float[B,4] y",
         ),
-        ("n = Shape <start = 0, end = 1> (r) y = Relu (r)", f"{STATES}, int64[1] n"),
+        ("size = Shape <start = 0, end = 1> (r) y = Relu (r)", f"{STATES}, int64[1] size"),
     ],
 )
 def test_rows_that_meet_are_not(after: str, outputs: str) -> None:
