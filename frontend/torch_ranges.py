@@ -17,6 +17,8 @@ import torch.utils._pytree as pytree
 from torch.export import Dim, _trace
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 
+_CHECK = "produce_guards_and_solve_constraints"
+"""What ``torch.export`` calls when the trace is done; it has no public name."""
 _VIOLATION = re.compile(r"^  - (.*)$", re.MULTILINE)
 _RANGE_VIOLATED = re.compile(
     r"Not all values of (?P<name>\w+) = (?P<size>\S+) in the specified range\b.* satisfy the "
@@ -34,7 +36,7 @@ def ranges_as_found(dims: Collection[Dim]) -> Iterator[None]:
     Constants, multiples and sums that torch asks for are refused as before. Exports with other dims
     are not touched.
     """
-    check = _trace.produce_guards_and_solve_constraints
+    check = getattr(_trace, _CHECK)
 
     def check_and_narrow(*args: Any, dynamic_shapes: Any, **kwargs: Any) -> None:
         try:
@@ -49,11 +51,11 @@ def ranges_as_found(dims: Collection[Dim]) -> Iterator[None]:
                 own[name].min = own[name].min if lower is None else lower
                 own[name].max = own[name].max if upper is None else upper
 
-    _trace.produce_guards_and_solve_constraints = check_and_narrow
+    setattr(_trace, _CHECK, check_and_narrow)
     try:
         yield
     finally:
-        _trace.produce_guards_and_solve_constraints = check
+        setattr(_trace, _CHECK, check)
 
 
 def suggested_ranges(message: str) -> Mapping[str, tuple[int | None, int | None]]:

@@ -173,7 +173,7 @@ class _Rows:
                 return free[0] or (free[1] and integer_attribute(node, "axis", 0) != 0)
             case "Reshape":
                 before, after = map(shape_expressions, (node.inputs[0], node.outputs[0]))
-                return bool(before and after) and before[0] == after[0]
+                return before is not None and after is not None and before[:1] == after[:1] != ()
             case "Transpose":
                 return (permutation(node) or (None,))[0] == 0
         return node.op_type in _ELEMENTWISE or node.op_type in _ALONG_OTHER_AXES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dechaff.backends import RunningModel, Session, lower, row_groups, start_ses
 from dechaff.backends.row_groups import RowGroups
 from dechaff.ir import Module
 from dechaff.optimized_model import OptimizedModel
+from tests.model_runner import Array
 from tests.passes.test_remove_padding import MASKS, layer, random_states, remove_padding
 
 
@@ -31,8 +33,8 @@ class Counting:
         self.input_names, self.output_names = model.input_names, model.output_names
 
     def run(
-        self, inputs: dict[str, np.ndarray], outputs: list[str] | None = None
-    ) -> dict[str, np.ndarray]:
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
         self.rows.append(len(inputs["x"]))
         return self._model.run(inputs, outputs)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 from transformers import BertModel
 
 from dechaff.frontend import from_torch, torch_capture
@@ -47,9 +48,12 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Grows by one for each trace of torch."""
     traces: list[object] = []
     export = torch_capture._export
-    monkeypatch.setattr(
-        torch_capture, "_export", lambda *given: (traces.append(given), export(*given))[1]
-    )
+
+    def counted(*given: Any) -> ExportedProgram:
+        traces.append(given)
+        return export(*given)
+
+    monkeypatch.setattr(torch_capture, "_export", counted)
     return traces
 
 
