@@ -63,7 +63,7 @@ class Row:
     size: int
     smaller: float
 
-    def to_markdown(self) -> str:
+    def __str__(self) -> str:
         """A line of the table."""
         drop = f"{100 * self.drop.mean:.2f} +- {100 * self.drop.error:.2f}"
         return (
@@ -78,8 +78,8 @@ def measure_accuracy(
     pass_lists: Sequence[str],
     target: str = "cpu",
     calibration: int = 256,
-) -> Iterator[str]:
-    """A line for each pass list: accuracy, what it fell by, error of the logits, size.
+) -> Iterator[str | Row]:
+    """Lines of a table, with a row for each pass list: accuracy, its drop, error, size.
 
     Calibration sentences come from ``train.tsv``; the labels of none of them are looked at.
 
@@ -119,7 +119,7 @@ def measure_accuracy(
         logits = np.concatenate([next(iter(optimized.run(b).values())) for b in sentences.batches])
         size = size_on_disk(optimized)
         first = (logits, size) if first is None else first
-        yield compare(passes, sentences, first, (logits, size)).to_markdown()
+        yield compare(passes, sentences, first, (logits, size))
         assert optimized.report is not None  # optimize() always gives one
         yield from (f"  {note}" for note in optimized.report.notes if "GPTQ" in note)
 

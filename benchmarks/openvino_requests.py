@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,21 @@ import numpy as np
 from .choice import fastest
 from .inputs import Array, Inputs
 
-Run = Callable[[], list[list[Array]]]
+
+@dataclasses.dataclass(frozen=True)
+class SharedOut:
+    """The outputs of a batch whose rows were shared out to requests.
+
+    Attributes:
+        parts: the outputs of each request.
+        order: the rows that the parts hold, one part after the other.
+    """
+
+    parts: list[list[Array]]
+    order: Array
+
+
+Run = Callable[[], SharedOut]
 
 
 def best_requests(
@@ -26,8 +41,7 @@ def best_requests(
         compiled: the models that were compiled before, by hint; new ones join them.
 
     Returns:
-        The hint, and a function that runs the batch once and gives the outputs of each request,
-        which hold consecutive rows.
+        The hint, and a function that runs the batch once and gives the outputs of each request.
     """
     hints = ("LATENCY", "THROUGHPUT")[: len(inputs["attention_mask"])]  # a row cannot be shared out
     for hint in hints:
@@ -38,9 +52,23 @@ def best_requests(
     return hint, candidates[hint]
 
 
-def join_rows(parts: list[list[Array]]) -> list[Array]:
+def join_rows(found: SharedOut) -> list[Array]:
     """The outputs of all requests as those of the batch."""
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    back = np.argsort(found.order)
+    return [np.concatenate(arrays)[back] for arrays in zip(*found.parts, strict=True)]
+
+
+def deal(lengths: Array, count: int) -> list[Array]:
+    """Rows for each of some requests: as many rows each, and nearly as many tokens.
+
+    A packed model takes as long as its tokens need; one that computes padding does not mind.
+    """
+    most = -(-len(lengths) // count)
+    parts: list[list[int]] = [[] for _ in range(count)]
+    for row in np.argsort(-lengths, kind="stable"):
+        open_parts = [part for part in parts if len(part) < most]
+        min(open_parts, key=lambda part: int(lengths[part].sum())).append(int(row))
+    return [np.sort(np.array(part, np.int64)) for part in parts if part]
 
 
 def _compile(path: pathlib.Path, hint: str, threads: int) -> Any:
@@ -56,18 +84,21 @@ def _compile(path: pathlib.Path, hint: str, threads: int) -> Any:
 
 def _requests(compiled: Any, inputs: Inputs) -> Run:
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    shares = {name: np.array_split(array, streams) for name, array in inputs.items()}
+    shares = deal(inputs["attention_mask"].sum(axis=1), streams)
+    known = {name for port in compiled.inputs for name in port.get_names()}
     parts = [
-        {name: share[index] for name, share in shares.items()}
-        for index in range(min(streams, len(inputs["attention_mask"])))
+        {name: np.ascontiguousarray(array[rows]) for name, array in inputs.items() if name in known}
+        for rows in shares
     ]
+    order = np.concatenate(shares)
     requests = [compiled.create_infer_request() for _ in parts]
 
-    def run() -> list[list[Array]]:
+    def run() -> SharedOut:
         for request, part in zip(requests, parts, strict=True):
             request.start_async(part, share_inputs=True)
         for request in requests:
             request.wait()
-        return [[tensor.data for tensor in request.output_tensors] for request in requests]
+        found = [[tensor.data for tensor in each.output_tensors] for each in requests]
+        return SharedOut(found, order)
 
     return run

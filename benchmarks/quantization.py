@@ -20,13 +20,14 @@ from dechaff.backends import TARGETS
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .accuracy import padding_is_zero
-from .classifier_accuracy import measure_accuracy
+from .classifier_accuracy import Row, measure_accuracy
 from .exports import Exports
 from .inputs import Array, make_inputs
 from .measure import median_ratio, progress_bar, time_interleaved
 from .models import ARCHITECTURES, ModelUnderTest
 from .peers import Runner, Task
-from .quantized_peers import DYNAMIC, QUANTIZED_PEERS
+from .quantization_plot import plot
+from .quantized_peers import QUANTIZED_PEERS
 from .quantized_sizes import measure_sizes
 
 _DONE, _WRONG = 0, 1
@@ -61,14 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if options.checkpoint is not None:
-        for line in measure_accuracy(
-            options.checkpoint,
-            options.data,
-            options.passes,
-            options.target,
-            options.calibration_sentences,
-        ):
-            print(line, flush=True)
+        _measure_accuracy(options)
         return _DONE
     if options.sizes:
         for line in measure_sizes(ModelUnderTest(options.model, options.layers), options.passes):
@@ -78,16 +72,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _time(options, pathlib.Path(folder))
 
 
+def _measure_accuracy(options: argparse.Namespace) -> None:
+    rows: list[Row] = []
+    for line in measure_accuracy(
+        options.checkpoint,
+        options.data,
+        options.passes,
+        options.target,
+        options.calibration_sentences,
+    ):
+        print(line, flush=True)
+        if isinstance(line, Row):
+            rows.append(line)
+    for path in options.plot:
+        plot(rows, path)
+
+
 def _time(options: argparse.Namespace, folder: pathlib.Path) -> int:
     model = ModelUnderTest(options.model, options.layers)
     inputs = make_inputs(options.batch, options.sequence, "uniform", model.vocabulary)
     task = Task(model, Exports(model, folder), "onnx18", usable_cores(), inputs)
     runners, outputs = _build(task, options.peers)
     timings = time_interleaved({n: r.run for n, r in runners.items()}, options.rounds)
-    base = DYNAMIC if DYNAMIC in runners else next(iter(runners))
+    own = [name for name in runners if name.startswith("dechaff")]
+    base = min(own or runners, key=lambda name: statistics.median(timings[name]))
     mask = inputs["attention_mask"]
     print(f"{options.model}, B={options.batch}, S={options.sequence}, {options.rounds} rounds")
-    print("| contestant | median ms | times dechaff's 8-bit | relative error |")
+    print("| contestant | median ms | times dechaff's fastest | relative error |")
     print("| --- | ---: | ---: | ---: |")
     for name, runner in runners.items():
         milliseconds = 1000 * statistics.median(timings[name])
@@ -95,7 +106,6 @@ def _time(options: argparse.Namespace, folder: pathlib.Path) -> int:
         error = _relative_error(outputs[name][0], next(iter(outputs.values()))[0], mask)
         title = QUANTIZED_PEERS[name].title + (f" ({runner.detail})" if runner.detail else "")
         print(f"| {title} | {milliseconds:.1f} | {ratio:.2f}x | {error:.4f} |")
-    own = [name for name in runners if name.startswith("dechaff")]
     return _DONE if all(padding_is_zero(outputs[name], mask) for name in own) else _WRONG
 
 
@@ -145,9 +155,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--calibration-sentences", type=int, default=256, help="of train.tsv, with --checkpoint"
     )
+    parser.add_argument(
+        "--plot",
+        nargs="+",
+        type=pathlib.Path,
+        default=[],
+        metavar="PATH",
+        help="draw error and accuracy over size, with --checkpoint; the ending tells the format",
+    )
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
         parser.error("--checkpoint and --data go together")
+    if options.plot and options.checkpoint is None:
+        parser.error("--plot draws what --checkpoint measures")
     if options.sizes and options.checkpoint is not None:
         parser.error("--sizes is for --model, and --checkpoint measures sizes too")
     options.passes = options.passes or list(_WITHOUT_DATA if options.sizes else _PASS_LISTS)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from dechaff.ir import InputRejectedError, MissingPackageError, Module, UsageError
 
 from .arrays import Arrays, check_inputs, read_arrays, runtime_inputs
+from .cache import cached
+from .calibration_trials import OutputTrials
 from .calibration_walk import ActivationWalk
 from .corpus_tokens import CorpusTokens
+from .digests import batches_digest, module_digest
 from .input_roles import Role, input_roles
+from .versions import package_versions
 
 CalibrationSource = Iterable[Mapping[str, Any]] | str | os.PathLike[str]
 """Batches of inputs by name; an ``.npz`` file or a folder of them; or a file of text."""
@@ -22,6 +27,8 @@ CalibrationSource = Iterable[Mapping[str, Any]] | str | os.PathLike[str]
 _TEXT_BATCH = 16
 _MAX_TOKENS = 128
 _MAX_LINES = 512
+_ROWS_OF_TRIALS = 128
+"""About as many rows are enough to compare models by their outputs."""
 
 
 class Calibration:
@@ -31,18 +38,46 @@ class Calibration:
         batches: an array per graph input, by name, for each batch.
         source: where they come from, for messages.
         tokens: what the tokenizer says of the whole text; None if no tokenizer was given.
+        use_cache: whether to keep what was measured on the data between runs.
     """
 
     def __init__(
-        self, batches: Sequence[Arrays], source: str, tokens: CorpusTokens | None = None
+        self,
+        batches: Sequence[Arrays],
+        source: str,
+        tokens: CorpusTokens | None = None,
+        *,
+        use_cache: bool = False,
     ) -> None:
         self.batches = batches
         self.source = source
         self.tokens = tokens
+        self.use_cache = use_cache
 
     def walk(self, module: Module) -> ActivationWalk:
         """Begin a walk of all batches through a graph with the same inputs."""
         return ActivationWalk(module, self.batches)
+
+    def trials(self, module: Module, constants: Sequence[ir.Value]) -> OutputTrials:
+        """Run the module on some batches, to compare with it when constants hold other numbers."""
+        step = max(1, self.num_samples // _ROWS_OF_TRIALS)
+        return OutputTrials(module, self.batches[::step], constants)
+
+    def measured(self, what: str, module: Module, measure: Callable[[], Any]) -> Any:
+        """What was measured of a module on this data, now or in an earlier run."""
+        if not self.use_cache:
+            return measure()
+        key = {
+            "measured": what,
+            "module": module_digest(module),
+            "data": self.digest(),
+            **package_versions(),
+        }
+        return cached(key, measure)
+
+    def digest(self) -> str:
+        """Names the data: the same arrays in the same order."""
+        return batches_digest(self.batches)
 
     @property
     def num_samples(self) -> int:

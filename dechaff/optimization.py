@@ -144,6 +144,7 @@ def optimize(
         calibrated: Calibration | None = None
         if calibration is not None:
             calibrated = load_calibration(module, calibration, tokenizer)
+            calibrated.use_cache = settings.cache
         found: SearchResult | None = None
         if request is not None:
             threads = session or SessionSettings()

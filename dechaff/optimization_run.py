@@ -72,7 +72,7 @@ class OptimizationRun:
         self._steps = steps
         self._recorder = recorder
         self._snapshots = snapshots
-        self._context = PassContext(calibration, products_saturate())
+        self._context = PassContext(calibration, products_saturate(), report=steps.detail)
         self._session = session or SessionSettings()
         self._cache = VerificationCache(use=settings.cache and settings.verify != "off")
         self._records: list[PassRecord] = []

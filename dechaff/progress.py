@@ -57,11 +57,17 @@ class StepCounter:
         self._report = report
         self._total = total
         self._done = -1
+        self._text = ""
 
     def step(self, text: str) -> None:
         """Say that the next step begins (and the one before it is done)."""
         self._done += 1
+        self._text = text
         self._report(self._done, self._total, text)
+
+    def detail(self, text: str) -> None:
+        """Say what the step is about."""
+        self._report(self._done, self._total, f"{self._text}: {text}")
 
     def finish(self) -> None:
         """Say that all is done."""

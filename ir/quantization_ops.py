@@ -1,4 +1,4 @@
-"""Dialect operators for matrix products of integers whose activations are quantized at run time."""
+"""Dialect operators of integers with real scales: products, and rows of tables."""
 
 from __future__ import annotations
 
@@ -128,6 +128,52 @@ QUANTIZED_MATMUL = register(
         """,
         shape_rule=_product_shape,
         flops=_product_flops,
+        dtype_rule=lambda _: [ir.DataType.FLOAT],
+    )
+)
+
+
+def _table_shape(shapes: Sequence[Dims | None], _: Mapping[str, ir.Attr]) -> list[Dims]:
+    return [(*known_dims(shapes, 2), 2 * known_dims(shapes, 0)[1])]
+
+
+INT4_GATHER = register(
+    DialectOp(
+        name="Int4Gather",
+        documentation="""Rows of a table of four-bit integers, times the scales of their blocks.
+
+        table: uint8[V, D / 2], two integers to the byte, the one of the even column low, each
+        shifted from -8 .. 7 to 0 .. 15. scale: float32[V, D / block_size], one for each block of
+        columns of each row. ids: int[...]. Gives float32[..., D]. Only the rows read are restored.
+        """,
+        function="""
+        <domain: "dechaff", opset_import: ["" : 23]>
+        Int4Gather <block_size> (table, scale, ids) => (y)
+        {
+            shift = Constant <value = uint8 {4}> ()
+            nibble = Constant <value = uint8 {15}> ()
+            zero_point = Constant <value = int8 {8}> ()
+            last_axis = Constant <value = int64[1] {-1}> ()
+            twice = Constant <value = int64[1] {2}> ()
+            rows = Gather <axis = 0> (table, ids)
+            low = BitwiseAnd (rows, nibble)
+            high = BitShift <direction = "RIGHT"> (rows, shift)
+            low_column = Unsqueeze (low, last_axis)
+            high_column = Unsqueeze (high, last_axis)
+            pairs = Concat <axis = -1> (low_column, high_column)
+            leading = Shape (ids)
+            half_width = Shape <start = 1> (table)
+            width = Mul (half_width, twice)
+            shape = Concat <axis = 0> (leading, width)
+            flat = Reshape <allowzero = 1> (pairs, shape)
+            shifted = Cast <to = 3> (flat)
+            integers = Sub (shifted, zero_point)
+            scales = Gather <axis = 0> (scale, ids)
+            y = DequantizeLinear <axis = -1, block_size: int = @block_size> (integers, scales)
+        }
+        """,
+        shape_rule=_table_shape,
+        flops=_no_products,
         dtype_rule=lambda _: [ir.DataType.FLOAT],
     )
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -30,6 +30,14 @@ class ActivationWalk(Protocol):
         Yields:
             For each batch, the arrays by the values' names.
         """
+        ...
+
+
+class OutputTrials(Protocol):
+    """A module on the calibration data, with other numbers in some of its constants."""
+
+    def error(self, replaced: Mapping[ir.Value, np.ndarray[Any, Any]]) -> float:
+        """The squared change of the outputs, as a share of their squares; the mean over outputs."""
         ...
 
 
@@ -64,6 +72,23 @@ class CalibrationData(Protocol):
         """Begin a walk through a graph that has the inputs of the model under optimization."""
         ...
 
+    def trials(self, module: Module, constants: Sequence[ir.Value]) -> OutputTrials:
+        """Run the module, to compare with it when these constants hold other numbers.
+
+        The module must not change as long as trials go on.
+        """
+        ...
+
+    def measured(self, what: str, module: Module, measure: Callable[[], Any]) -> Any:
+        """What ``measure`` gives, or gave of an equal module on this data in an earlier run.
+
+        Args:
+            what: names what is measured, with all that it depends on beside module and data.
+            module: the module that is measured.
+            measure: gives something that JSON can hold.
+        """
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class PassContext:
@@ -74,11 +99,15 @@ class PassContext:
         products_saturate: whether this machine's products of 8-bit integers saturate, so that
             weights must keep to 7 bits.
         known: what one pass computed of one module, for when it runs on copies of it again.
+        report: is told what a pass that takes long is about, for the progress bar.
     """
 
     calibration: CalibrationData | None = None
     products_saturate: bool = False
     known: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    report: Callable[[str], None] = dataclasses.field(
+        default=lambda _: None, compare=False, repr=False
+    )
 
     def fresh(self) -> PassContext:
         """The same for another pass, or for another module."""

@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from dechaff.ir import DOMAIN, Module, constant_value
 
-from .matching import integer_attribute, is_op, sizes_of
 from .pass_base import Numerics, Pass
 from .pass_context import ActivationWalk
 from .quantization.blockwise_functions import (
@@ -20,15 +19,15 @@ from .quantization.blockwise_functions import (
     quantize_vectors,
 )
 from .quantization.blockwise_storage import (
-    packed_table,
     store_exponents,
     store_integers,
     table_grid,
 )
 from .quantization.dense_layers import DenseLayer, dense_layers, layers_by_input
-from .quantization.gptq import Hessian, Rounder
+from .quantization.layer_rounding import factorize, gather_hessian
 from .quantization.power_grids import PowerGrid
 from .quantization.rounding import Integers
+from .quantization.tables import lookup_tables, packed_table
 from .rewriter import GraphBuilder, Rewriter
 
 _METHODS = ("rtn", "gptq")
@@ -112,7 +111,7 @@ class QuantizeBlockwise(Pass):
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Tables, products in order of the graph, functions, and what vectors they read."""
         if self.options.embeddings:
-            for value, gathers in _tables(module, rewriter).items():
+            for value, gathers in lookup_tables(module, rewriter, RULE).items():
                 self._quantize_table(value, gathers, rewriter)
         layers = list(dense_layers(module, rewriter, RULE, self.options.exclude))
         walk = None
@@ -155,7 +154,10 @@ class QuantizeBlockwise(Pass):
         self, layers: list[DenseLayer], walk: ActivationWalk | None, rewriter: Rewriter
     ) -> None:
         """Layers that read one value."""
-        rounder = None if walk is None else _rounder(layers, walk, rewriter)
+        rounder = None
+        if walk is not None:
+            hessian = gather_hessian(layers, walk)
+            rounder = factorize(hessian, layers, RULE, rewriter, damping=0.01, act_order=True)
         for layer in layers:
             matrix = np.ascontiguousarray(layer.matrix())
             group = self.options.group
@@ -188,48 +190,3 @@ def _guard_bits(features: int, bits: int) -> int:
     """How many low bits sums of ``features`` products may keep within 31 bits."""
     largest = features << (bits - 1 + 7)
     return max(0, min(_MOST_GUARD_BITS, _SUM_BITS - largest.bit_length()))
-
-
-def _rounder(layers: list[DenseLayer], walk: ActivationWalk, rewriter: Rewriter) -> Rounder | None:
-    """What rounds by the activations; None if these are of no use, and why is told."""
-    x = layers[0].x
-    hessian = Hessian(layers[0].sizes[0])
-    for batch in walk.advance([x]):
-        hessian.add(batch[x.name or ""])
-    reason = "its activations on the calibration data are not finite"
-    if np.isfinite(hessian.sum).all():
-        try:
-            return Rounder(hessian, damping=0.01, act_order=True)
-        except np.linalg.LinAlgError as error:
-            reason = str(error)
-    for layer in layers:
-        rewriter.miss(RULE, layer.node, f"{reason}: it is rounded to nearest")
-    return None
-
-
-def _tables(module: Module, rewriter: Rewriter) -> dict[ir.Value, list[ir.Node]]:
-    """Tables of float32 whose rows are looked up, and where."""
-    found: dict[ir.Value, list[ir.Node]] = {}
-    for node in module.graph:
-        value = node.inputs[0] if is_op(node, "Gather") else None
-        tensor = constant_value(value)
-        if value is None or tensor is None or integer_attribute(node, "axis", 0) != 0:
-            continue
-        if len(tensor.shape) != 2 or tensor.dtype is not ir.DataType.FLOAT:
-            continue
-        reason = _reason_to_keep(value, tensor)
-        if reason is not None:
-            rewriter.miss(RULE, node, reason)
-        else:
-            found.setdefault(value, []).append(node)
-    return found
-
-
-def _reason_to_keep(value: ir.Value, tensor: ir.TensorProtocol) -> str | None:
-    if sizes_of(tensor)[1] % 2:
-        return "its rows have an odd number of columns"
-    if any(not is_op(user, "Gather") for user, _ in value.uses()):
-        return f"the table {value.name!r} is read as a whole too"
-    if not np.isfinite(tensor.numpy()).all():
-        return "its table is not finite"
-    return None

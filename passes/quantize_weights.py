@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+import math
+from collections.abc import Callable, Sequence
 
 from dechaff.ir import Module, UsageError
 
 from .approximation import Approximation, Calibration, Edit
-from .pass_context import ActivationWalk, CalibrationData
+from .pass_context import PassContext
 from .quantization.bit_allocation import (
     BITS,
     Sensitivity,
     allocate,
     assignment_text,
-    measure_sensitivity,
+    measure_sensitivities,
     parse_assignment,
-    total_error,
+    trade_off,
 )
-from .quantization.dense_layers import DenseLayer, Matrix, dense_layers, layers_by_input
-from .quantization.gptq import Hessian, Rounder
+from .quantization.dense_layers import DenseLayer, dense_layers, layers_by_input
 from .quantization.grids import Grid
+from .quantization.layer_rounding import GptqRounding, NearestRounding
 from .quantization.rounding import Integers
 from .quantization.storage import packed_int4, plain
+from .quantization.tables import TABLE_BITS, quantize_tables
 from .rewriter import Rewriter
 
 _RULE = "quantize-weights"
 _METHODS = ("rtn", "gptq")
 _GROUPS = (0, 16, 32, 64, 128, 256)
 _BITS = (2, 3, 4, 8)
-_AVERAGES = (2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
-_COLUMNS = 4096
-"""Output channels that GPTQ takes at a time: a bound on memory for wide layers."""
+_AVERAGES = (2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0, 5.0, 6.0, 8.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +40,16 @@ class QuantizeWeightsOptions:
     """Options of ``quantize-weights``.
 
     Attributes:
-        bits: 8, 4, 3 or 2; 3 and 2 are stored in 4.
+        bits: 8, 4, 3 or 2.
         group: input features that share a scale, 16 to 256; 0 for one scale per output channel.
         method: ``rtn`` rounds to nearest; ``gptq`` needs calibration data.
         act_order: for gptq, round features of large activations first.
         damping: for gptq, what is added to the Hessian's diagonal, as a share of its mean.
         exclude: layers to leave as they are, as patterns of their names separated by ``|``.
         average: mixed precision: 2, 3, 4 or 8 bits for each layer, this many in the mean, by
-            the layers' errors on the calibration data; 0 gives all layers ``bits``.
+            what each does to the outputs on calibration data; 0 gives all layers ``bits``.
         layers: bits of single layers by their number in the graph, as in ``0:8+3:2``.
+        embeddings: bits of tables of embeddings, 8 or 4; 0 leaves them in float32.
     """
 
     bits: int = 4
@@ -61,6 +60,7 @@ class QuantizeWeightsOptions:
     exclude: str = ""
     average: float = 0.0
     layers: str = ""
+    embeddings: int = 0
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -68,7 +68,13 @@ class QuantizeWeightsOptions:
         Raises:
             ValueError: one is out of range.
         """
-        for name, choices in (("bits", _BITS), ("group", _GROUPS), ("method", _METHODS)):
+        allowed = {
+            "bits": _BITS,
+            "group": _GROUPS,
+            "method": _METHODS,
+            "embeddings": TABLE_BITS,
+        }
+        for name, choices in allowed.items():
             if getattr(self, name) not in choices:
                 known = ", ".join(map(str, choices))
                 raise ValueError(f"{name} expects one of {known}, got {getattr(self, name)!r}")
@@ -111,31 +117,27 @@ class QuantizeWeights(Approximation):
     levels = ("mean bits",)
 
     def apply(self, module: Module, rewriter: Rewriter) -> None:
-        """Layers in order of the graph; those that read the same value are taken together."""
+        """Tables, and layers in order of the graph; readers of one value are taken together."""
+        if self.options.embeddings:
+            quantize_tables(module, self.options.embeddings, self.options.group, rewriter)
         layers = list(dense_layers(module, rewriter, _RULE, self.options.exclude))
         bits = self._bits(module, layers, rewriter)
-        if self.options.method == "rtn":
-            for layer in layers:
+        errors: list[tuple[float, float]] = []
+        for readers, prepare in self._roundings(module, layers, rewriter):
+            rounding = prepare()
+            for layer in readers:
                 matrix = layer.matrix()
                 grid = Grid.of(matrix, bits[layer], self.options.group)
-                self._store(layer, grid, grid.round(matrix), rewriter)
-            return
-        walk = rewriter.context.calibration_for(f"{self.name}{{method=gptq}}").walk(module)
-        errors = [
-            pair
-            for readers in layers_by_input(layers)
-            for pair in self._optimize(readers, bits, walk, rewriter)
-        ]
+                self._store(layer, grid, rounding.round(matrix, grid), rewriter)
+            if isinstance(rounding, GptqRounding):
+                errors += rounding.errors
         _note_gain(errors, rewriter)
 
     def edits(self, module: Module, calibration: Calibration) -> Sequence[Edit]:
         """Assignments of bits to layers, the smallest first, by errors on the search's data."""
-        layers = list(dense_layers(module, Rewriter(module), _RULE, self.options.exclude))
-        hessians = _hessians_by_name(layers, calibration, module)
-        found = [
-            measure_sensitivity(layer, hessians[layer.x.name or ""], self.options.group)
-            for layer in layers
-        ]
+        rewriter = Rewriter(module, context=PassContext(calibration))
+        layers = list(dense_layers(module, rewriter, _RULE, self.options.exclude))
+        found = self._sensitivities(module, layers, rewriter)
         return [
             Edit(
                 f"{average:g} bits",
@@ -153,11 +155,11 @@ class QuantizeWeights(Approximation):
         options = self.options
         chosen = dict.fromkeys(layers, options.bits)
         if options.average:
-            data = rewriter.context.calibration_for(f"{self.name}{{average=...}}")
-            found = _measure(module, layers, data, options.group)
-            widths = allocate([found[layer] for layer in layers], options.average)
+            found = self._sensitivities(module, layers, rewriter)
+            widths = allocate(found, options.average)
             chosen = dict(zip(layers, widths, strict=True))
-            rewriter.note(_trade_off(list(found.values())))
+            rewriter.note(f"{_RULE}: {trade_off(found, _AVERAGES)}")
+            rewriter.note(f"{_RULE}: {options.average:g} bits are layers={assignment_text(widths)}")
         for index, width in parse_assignment(options.layers).items():
             if index >= len(layers):
                 raise UsageError(
@@ -166,46 +168,42 @@ class QuantizeWeights(Approximation):
             chosen[layers[index]] = width
         return chosen
 
-    def _optimize(
-        self,
-        layers: Sequence[DenseLayer],
-        bits: Mapping[DenseLayer, int],
-        walk: ActivationWalk,
-        rewriter: Rewriter,
-    ) -> list[tuple[float, float]]:
-        """GPTQ on layers that read one value; the errors of rounding and of what was stored."""
-        x = layers[0].x
-        hessian = Hessian(layers[0].sizes[0])
-        for batch in walk.advance([x]):
-            hessian.add(batch[x.name or ""])
-        rounder = self._rounder(hessian, layers, rewriter)
-        errors: list[tuple[float, float]] = []
-        for layer in layers:
-            matrix = layer.matrix()
-            grid = Grid.of(matrix, bits[layer], self.options.group)
-            integers = np.empty(matrix.shape, np.int8)
-            for start in range(0, matrix.shape[1], _COLUMNS):
-                part = slice(start, start + _COLUMNS)
-                columns = np.ascontiguousarray(matrix[:, part])
-                integers[:, part], pair = _choose(columns, grid.columns(part), hessian, rounder)
-                errors.append(pair)
-            self._store(layer, grid, integers, rewriter)
-        return errors
+    def _sensitivities(
+        self, module: Module, layers: Sequence[DenseLayer], rewriter: Rewriter
+    ) -> list[Sensitivity]:
+        """What each layer's width does to the outputs; measured once for a model and its data."""
+        options, context = self.options, rewriter.context
+        data = context.calibration_for(f"{self.name}{{average=...}}")
 
-    def _rounder(
-        self, hessian: Hessian, layers: Sequence[DenseLayer], rewriter: Rewriter
-    ) -> Rounder | None:
-        """What rounds by the activations; None if these are of no use, and why is told."""
-        reason = "its activations on the calibration data are not finite"
-        if np.isfinite(hessian.sum).all():
-            options = self.options
-            try:
-                return Rounder(hessian, damping=options.damping, act_order=options.act_order)
-            except np.linalg.LinAlgError as error:
-                reason = str(error)
-        for layer in layers:
-            rewriter.miss(_RULE, layer.node, f"{reason}: it is rounded to nearest")
-        return None
+        def measure() -> list[dict[str, float]]:
+            groups = self._roundings(module, layers, rewriter)
+            found = measure_sensitivities(module, groups, data, options.group, context.report)
+            return [{str(b): e for b, e in found[layer].errors.items()} for layer in layers]
+
+        rounding = dataclasses.replace(options, bits=4, average=0.0, layers="")
+        errors = data.measured(f"sensitivity to {self.name} {rounding}", module, measure)
+        return [
+            Sensitivity(math.prod(layer.sizes), {int(b): e for b, e in found.items()})
+            for layer, found in zip(layers, errors, strict=True)
+        ]
+
+    def _roundings(
+        self, module: Module, layers: Sequence[DenseLayer], rewriter: Rewriter
+    ) -> list[tuple[Sequence[DenseLayer], Callable[[], NearestRounding | GptqRounding]]]:
+        """Layers that read one value, in order of the graph, and what makes ready to round them."""
+        groups = layers_by_input(layers)
+        if self.options.method == "rtn":
+            return [(readers, NearestRounding) for readers in groups]
+        walk = rewriter.context.calibration_for(f"{self.name}{{method=gptq}}").walk(module)
+        prepare = functools.partial(
+            GptqRounding,
+            walk=walk,
+            rule=_RULE,
+            rewriter=rewriter,
+            damping=self.options.damping,
+            act_order=self.options.act_order,
+        )
+        return [(readers, functools.partial(prepare, readers)) for readers in groups]
 
     def _store(self, layer: DenseLayer, grid: Grid, integers: Integers, rewriter: Rewriter) -> None:
         """A layer that multiplies with what the integers stand for."""
@@ -225,59 +223,6 @@ class QuantizeWeights(Approximation):
 
 def _assign(options: QuantizeWeightsOptions, assignment: str) -> QuantizeWeightsOptions:
     return dataclasses.replace(options, layers=assignment)
-
-
-def _measure(
-    module: Module, layers: Sequence[DenseLayer], data: CalibrationData, group: int
-) -> dict[DenseLayer, Sensitivity]:
-    """The errors of each layer at each width, on activations of the unquantized model."""
-    walk = data.walk(module)
-    found: dict[DenseLayer, Sensitivity] = {}
-    for readers in layers_by_input(layers):
-        hessian = Hessian(readers[0].sizes[0])
-        for batch in walk.advance([readers[0].x]):
-            hessian.add(batch[readers[0].x.name or ""])
-        for layer in readers:
-            found[layer] = measure_sensitivity(layer, hessian, group)
-    return {layer: found[layer] for layer in layers}
-
-
-def _hessians_by_name(
-    layers: Sequence[DenseLayer], calibration: Calibration, module: Module
-) -> dict[str, Hessian]:
-    hessians = {layer.x.name or "": Hessian(layer.sizes[0]) for layer in layers}
-    for batch in calibration.values(module, list(hessians)):
-        for name, hessian in hessians.items():
-            hessian.add(batch[name])
-    return hessians
-
-
-def _trade_off(found: Sequence[Sensitivity]) -> str:
-    """Errors by mean width, of mixed precision and of one width for all."""
-    mixed = [
-        f"{average:g} bits {total_error(found, allocate(found, average)):.3g}"
-        for average in _AVERAGES
-    ]
-    uniform = [f"{bits} bits {total_error(found, [bits] * len(found)):.3g}" for bits in BITS]
-    return (
-        f"{_RULE}: sum of the layers' relative output errors, mixed: {', '.join(mixed)}; "
-        f"one width for all: {', '.join(uniform)}"
-    )
-
-
-def _choose(
-    matrix: Matrix, grid: Grid, hessian: Hessian, rounder: Rounder | None
-) -> tuple[Integers, tuple[float, float]]:
-    """The better of GPTQ and rounding to nearest, and the errors of rounding and of the better."""
-    rounded = grid.round(matrix)
-    if rounder is None:
-        return rounded, (0.0, 0.0)
-    rounding_error = hessian.error(grid.restore(rounded) - matrix)
-    chosen = rounder.round(matrix, grid)
-    chosen_error = hessian.error(grid.restore(chosen) - matrix)
-    if not chosen_error < rounding_error:
-        return rounded, (rounding_error, rounding_error)
-    return chosen, (rounding_error, chosen_error)
 
 
 def _note_gain(errors: Sequence[tuple[float, float]], rewriter: Rewriter) -> None:

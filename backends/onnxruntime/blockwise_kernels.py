@@ -19,9 +19,8 @@ from dechaff.passes.quantization.storage import packed_int4, plain
 from .contrib_kernels import CONTRIB_DOMAIN
 from .kernels import has_kernel
 from .varlen_attention import lower_varlen_attention
-from .weight_kernels import BITS, low_bit_product, packed_blocks
+from .weight_kernels import BITS, kernel_block, low_bit_product, packed_blocks, repeat_scales
 
-_LEAST_BLOCK, _MOST_BLOCK = 16, 128
 _TWO = np.array(2, np.float32)
 
 
@@ -34,7 +33,7 @@ def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
         return lower_blockwise_matmul_to_standard(node, rewriter)
     if rows is None or columns is None or groups is None:
         return lower_blockwise_matmul_to_standard(node, rewriter)
-    block = _kernel_block(rows // groups)
+    block = kernel_block(rows // groups)
     if block is None or not has_kernel("MatMulNBits", CONTRIB_DOMAIN, ir.DataType.FLOAT):
         return lower_blockwise_matmul_to_standard(node, rewriter)
     with rewriter.rewrite("lower-blockwise-matmul", [node]) as builder:
@@ -42,9 +41,9 @@ def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
         by_column = np.ascontiguousarray(exponents.numpy().astype(np.int8).T)
         stored = _like(exponents, by_column)
         scales = _scales(node, builder, builder.tensor(stored, "exponent"))
-        scales = _repeat(scales, groups, rows // groups // block, builder)
+        scales = repeat_scales(scales, rows // block, rows // groups // block, builder)
         weights = builder.constant(packed, tensor.name or "weight")
-        y = low_bit_product(builder, [x, weights, scales], tensor, block)
+        y = low_bit_product(builder, [x, weights, scales], tensor, block, BITS[tensor.dtype])
         builder.replace(node.outputs[0], y)
     return True
 
@@ -72,12 +71,13 @@ def lower_blockwise_gather(node: ir.Node, rewriter: Rewriter) -> bool:
     half_width, groups, rows = _size(table, 1), _size(exponent, 1), _size(table, 0)
     if half_width is None or groups is None or rows is None:
         return False
-    block = _kernel_block(2 * half_width // groups)
+    block = kernel_block(2 * half_width // groups)
     if block is None or not has_kernel("GatherBlockQuantized", CONTRIB_DOMAIN, ir.DataType.UINT8):
         return False
     with rewriter.rewrite("lower-blockwise-gather", [node]) as builder:
-        repeats = 2 * half_width // groups // block
-        scales = _repeat(_scales(node, builder, exponent), groups, repeats, builder)
+        width = 2 * half_width
+        scales = _scales(node, builder, exponent)
+        scales = repeat_scales(scales, width // block, width // groups // block, builder)
         attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
         operands = [table, ids, scales]
         y = builder.op("GatherBlockQuantized", operands, attributes, domain=CONTRIB_DOMAIN)
@@ -122,24 +122,6 @@ def _scales(node: ir.Node, builder: GraphBuilder, exponent: ir.Value | None) -> 
 def _like(tensor: ir.TensorProtocol, integers: npt.NDArray[np.int8]) -> ir.TensorProtocol:
     """Integers of the tensor's type, int4 or int8."""
     return packed_int4(integers) if tensor.dtype is ir.DataType.INT4 else plain(integers)
-
-
-def _repeat(scales: ir.Value, groups: int, repeats: int, builder: GraphBuilder) -> ir.Value:
-    """Scales ``[N, G]`` as ``[N, G * repeats]``: the kernels' blocks are smaller than ours."""
-    if repeats == 1:
-        return scales
-    places = builder.constant(np.repeat(np.arange(groups, dtype=np.int64), repeats), "groups")
-    return builder.op("Gather", [scales, places], {"axis": 1})
-
-
-def _kernel_block(rows: int) -> int | None:
-    """The largest power of two, 16 to 128, that divides the rows of a group."""
-    block = _MOST_BLOCK
-    while block >= _LEAST_BLOCK:
-        if rows % block == 0:
-            return block
-        block //= 2
-    return None
 
 
 def _size(value: ir.Value | None, axis: int) -> int | None:

@@ -42,11 +42,12 @@ def low_bit_kernels() -> tuple[LowBitKernel, ...]:
                 _remark_on_products(),
             ),
             (
-                "4-bit and 8-bit weights",
+                "2-bit, 4-bit and 8-bit weights",
                 "MatMulNBits",
                 _CONTRIB_DOMAIN,
                 ir.DataType.FLOAT,
-                "saves memory; 8-bit products are faster where tokens are many",
+                "saves memory; 8-bit products are faster where tokens are many, and weights of 4 "
+                "bits faster than those of 2",
             ),
             (
                 "4-bit embeddings",

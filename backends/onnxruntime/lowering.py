@@ -45,7 +45,7 @@ from .softcapped_attention import lower_softcapped_attention
 from .static_kernels import add_bias_in_product, lower_static_product
 from .varlen_attention import ATTENTION_KERNELS, AttentionKernel, lower_varlen_attention
 from .varlen_functions import LOWERED_DOMAIN
-from .weight_kernels import lower_weight_product
+from .weight_kernels import lower_int4_gather, lower_weight_product
 
 Target = Literal["cpu", "openvino", "portable"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -70,6 +70,7 @@ _RUNTIME_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul,
     "BlockwiseSoftmax": lower_blockwise_function,
     "BlockwiseVarlenAttention": lower_blockwise_attention,
+    "Int4Gather": lower_int4_gather,
     "QuantizePerTensor": lower_quantize_per_tensor,
     "QuantizePerToken": lower_quantize_per_token,
     "QuantizedMatMul": lower_quantized_matmul,

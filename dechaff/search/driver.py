@@ -94,7 +94,7 @@ def drive(
     example = data.searched[0].inputs
     own = [item.inputs for item in data.searched]
     given = calibration or Calibration(own, "the searched part of the data")
-    inputs = SearchedInputs(given.batches, given.source, given.tokens)
+    inputs = SearchedInputs(given.batches, given.source, given.tokens, use_cache=settings.cache)
 
     def serve(made: Module) -> Module:
         return lower_for_target(made, module, settings, example, session).module

@@ -11,6 +11,7 @@ from typing import Any
 
 from dechaff.backends import SessionSettings, machine_name, products_saturate
 from dechaff.cache import cached
+from dechaff.digests import module_digest
 from dechaff.ir import Module, UsageError
 from dechaff.nominal_sizes import nominal_sizes
 from dechaff.passes import Approximation, Numerics, Pass, PassContext, apply_pass
@@ -18,7 +19,7 @@ from dechaff.progress import ProgressFunction
 from dechaff.versions import package_versions
 
 from .edit_trials import EditTrials
-from .journal import Journal, module_digest
+from .journal import Journal
 from .metrics import Metric
 from .pass_search import PassSearch
 from .result import Decision, Point

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dechaff.ir import Module, UsageError
+from dechaff.ir import UsageError
 
 from .confidence import Drop
 
@@ -112,17 +111,3 @@ def _measured_line(what: str, value: float) -> str:
 
 def _line(tried: str, outcome: Outcome) -> str:
     return json.dumps({"tried": tried, **dataclasses.asdict(outcome)})
-
-
-def module_digest(module: Module) -> str:
-    """Names a module: its operators and the contents of its weights."""
-    from dechaff.ir import canonical_lines
-
-    state = hashlib.sha256()
-    for line in canonical_lines(module):
-        state.update(line.encode())
-    for name, value in sorted(module.graph.initializers.items()):
-        state.update(name.encode())
-        if value.const_value is not None:
-            state.update(value.const_value.numpy().tobytes())
-    return state.hexdigest()

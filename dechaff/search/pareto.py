@@ -102,8 +102,10 @@ def weight_bytes(module: Module) -> int:
     )
 
 
-def plot_points(points: Sequence[Point], metric: str, path: str | os.PathLike[str]) -> None:
-    """Draw the metric over time, size as the area of the marks, to an image file.
+def plot_points(
+    points: Sequence[Point], metric: str, path: str | os.PathLike[str], *, over_size: bool = False
+) -> None:
+    """Draw the metric over time, or over size, to an image file; the marks tell the other.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -115,16 +117,17 @@ def plot_points(points: Sequence[Point], metric: str, path: str | os.PathLike[st
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     measured = [point for point in points if point.milliseconds is not None]
-    times = [point.milliseconds or 0.0 for point in measured]
+    places = [(point.megabytes if over_size else point.milliseconds) or 0.0 for point in measured]
     for part, style in (("held_out", "o-"), ("searched", "x--")):
         figures = [getattr(point, part) for point in measured]
-        axes.plot(times, figures, style, label=part.replace("_", "-") + " part")
-    for point, x in zip(measured, times, strict=True):
-        label = f"{point.name}\n{point.megabytes:.0f} MB"
+        axes.plot(places, figures, style, label=part.replace("_", "-") + " part")
+    for point, x in zip(measured, places, strict=True):
+        other = f"{point.milliseconds:.1f} ms" if over_size else f"{point.megabytes:.0f} MB"
+        label = f"{point.name}\n{other}"
         axes.annotate(
             label, (x, point.held_out or 0.0), fontsize=7, xytext=(4, 4), textcoords="offset points"
         )
-    axes.set_xlabel("median milliseconds per held-out batch")
+    axes.set_xlabel("MB" if over_size else "median milliseconds per held-out batch")
     axes.set_ylabel(metric)
     axes.legend()
     axes.grid(alpha=0.3)

@@ -154,14 +154,14 @@ class SearchResult:
         )
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the metric over time, with sizes, to an image file.
+        """Draw the metric over time, with sizes, to an image file; in mode ``size`` over size.
 
         Raises:
             MissingPackageError: matplotlib is not installed.
         """
         from .pareto import plot_points
 
-        plot_points(self.points, self.metric, path)
+        plot_points(self.points, self.metric, path, over_size=self.mode == "size")
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data."""

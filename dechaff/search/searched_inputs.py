@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 from dechaff.arrays import Array, Arrays
 from dechaff.calibration import Calibration
 from dechaff.ir import Module
 from dechaff.probing import fetch_values_of_batches
-
-from .validation import add_to_digest
 
 
 class SearchedInputs(Calibration):
@@ -24,10 +21,3 @@ class SearchedInputs(Calibration):
     def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
         """What values of the module hold on each batch, by name."""
         return fetch_values_of_batches(module, names, self.batches)
-
-    def digest(self) -> str:
-        """Names the data: the same arrays in the same order."""
-        state = hashlib.sha256()
-        for batch in self.batches:
-            add_to_digest(state, batch)
-        return state.hexdigest()

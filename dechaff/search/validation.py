@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dechaff.arrays import Arrays, check_inputs, runtime_inputs
+from dechaff.digests import add_to_digest
 from dechaff.ir import Module, UsageError
 
 from .metrics import Batch
@@ -50,23 +51,6 @@ class ValidationData:
             for item in part:
                 add_to_digest(state, item.batch)
         return state.hexdigest()
-
-
-def add_to_digest(state: hashlib._Hash, batch: Batch) -> None:
-    """Add names and contents of a batch, in the order of the names."""
-    for name, value in sorted(batch.items()):
-        state.update(name.encode())
-        state.update(_content(value))
-
-
-def _content(value: Any) -> bytes:
-    try:
-        from dechaff.arrays import to_numpy
-
-        array = to_numpy(value)
-        return str(array.dtype).encode() + str(array.shape).encode() + array.tobytes()
-    except Exception:
-        return repr(value).encode()
 
 
 def split_data(module: Module, data: Iterable[Batch], seed: int) -> ValidationData:

@@ -1,18 +1,29 @@
-"""Mixed precision: which layer gets how many bits, by the error that each makes with them."""
+"""Mixed precision: which layer gets how many bits, by what its bits do to the model's outputs.
+
+The error that a layer makes in its own output says little of what comes out in the end: a model of
+MiniLM's size forgives the last layers a hundred times what it forgives the first. So each layer is
+rounded alone, and the outputs of the whole model are compared.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from .dense_layers import DenseLayer
-from .gptq import Hessian
+from dechaff.ir import Module
+from dechaff.passes.pass_context import CalibrationData
+
+from .dense_layers import DenseLayer, Matrix
 from .grids import Grid
+from .rounding import Integers, largest_level
 
 BITS = (2, 3, 4, 8)
 """Widths to choose from, ascending."""
+_MEASURED = BITS[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +32,74 @@ class Sensitivity:
 
     Attributes:
         weights: number of weights.
-        errors: by number of bits, the squared output error of rounding to nearest on the data, as
-            a share of the squared output.
+        errors: by number of bits, the squared change of the model's outputs on the data with this
+            layer alone rounded, as a share of their squares; more bits never have more of it.
     """
 
     weights: int
     errors: Mapping[int, float]
 
 
-def measure_sensitivity(layer: DenseLayer, hessian: Hessian, group: int) -> Sensitivity:
-    """The errors of a layer at each width."""
-    matrix = np.ascontiguousarray(layer.matrix())
-    output = hessian.error(matrix)
-    errors: dict[int, float] = {}
-    for bits in BITS:
+class Rounding(Protocol):
+    """Chooses the integers of layers that read one value."""
+
+    def round(self, matrix: Matrix, grid: Grid) -> Integers:
+        """Integers of a grid, int8[K, N], for weights float32[K, N]."""
+        ...
+
+
+def measure_sensitivities(
+    module: Module,
+    groups: Sequence[tuple[Sequence[DenseLayer], Callable[[], Rounding]]],
+    data: CalibrationData,
+    group: int,
+    report: Callable[[str], None],
+) -> dict[DenseLayer, Sensitivity]:
+    """Round each layer alone to each width, and compare the outputs of the model.
+
+    Args:
+        module: the module; it is not changed.
+        groups: layers that read one value, in order of the graph, and what makes ready to round.
+        data: calibration data.
+        group: input features that share a scale.
+        report: is told of the progress.
+    """
+    layers = [layer for readers, _ in groups for layer in readers]
+    trials = data.trials(module, [layer.weight for layer in layers])
+    found: dict[DenseLayer, Sensitivity] = {}
+    for readers, prepare in groups:
+        rounding = prepare()
+        for layer in readers:
+            report(f"sensitivity of layer {len(found) + 1} of {len(layers)}")
+            matrix = np.ascontiguousarray(layer.matrix())
+            errors = {
+                bits: trials.error({layer.weight: _as_stored(layer, restored)})
+                for bits, restored in _roundings(matrix, group, rounding)
+            }
+            found[layer] = Sensitivity(matrix.size, _at_all_widths(errors))
+    return found
+
+
+def _roundings(matrix: Matrix, group: int, rounding: Rounding) -> Iterator[tuple[int, Matrix]]:
+    for bits in _MEASURED:
         grid = Grid.of(matrix, bits, group)
-        errors[bits] = hessian.error(grid.restore(grid.round(matrix)) - matrix) / (output or 1.0)
-    return Sensitivity(matrix.size, errors)
+        yield bits, grid.restore(rounding.round(matrix, grid))
+
+
+def _as_stored(layer: DenseLayer, matrix: Matrix) -> Matrix:
+    return np.ascontiguousarray(matrix.T if layer.transposed else matrix)
+
+
+def _at_all_widths(measured: Mapping[int, float]) -> dict[int, float]:
+    """Errors that fall as bits grow; those of wide layers, too small to tell apart, by the rule.
+
+    The more levels, the smaller the step between them, and errors go with its square.
+    """
+    last, errors, least = _MEASURED[-1], dict[int, float](), math.inf
+    for bits in BITS:
+        share = (largest_level(last) / largest_level(bits)) ** 2
+        errors[bits] = least = min(least, measured.get(bits, share * measured[last]))
+    return errors
 
 
 def allocate(sensitivities: Sequence[Sensitivity], average: float) -> list[int]:
@@ -55,9 +117,9 @@ def allocate(sensitivities: Sequence[Sensitivity], average: float) -> list[int]:
             for wider in BITS
             if wider > have and spent + (cost := (wider - have) * item.weights) <= budget
         ]
-        if not raises:
+        gain, index, wider, cost = max(raises, default=(0.0, 0, 0, 0))
+        if gain <= 0:
             return chosen
-        _, index, wider, cost = max(raises, key=lambda item: item[:2])
         chosen[index] = wider
         spent += cost
 
@@ -66,6 +128,21 @@ def total_error(sensitivities: Iterable[Sensitivity], bits: Iterable[int]) -> fl
     """The sum of the layers' errors at given widths."""
     pairs = zip(sensitivities, bits, strict=True)
     return sum(item.errors[width] for item, width in pairs)
+
+
+def trade_off(sensitivities: Sequence[Sensitivity], averages: Iterable[float]) -> str:
+    """Errors by mean width, of mixed precision and of one width for all."""
+    count = len(sensitivities)
+    mixed = [(f"{each:g}", allocate(sensitivities, each)) for each in averages]
+    uniform = [(f"{bits}", [bits] * count) for bits in BITS]
+    mixed_text, uniform_text = (
+        ", ".join(f"{name} bits {total_error(sensitivities, bits):.2g}" for name, bits in choices)
+        for choices in (mixed, uniform)
+    )
+    return (
+        "squared error of the outputs, summed over layers rounded alone, mixed: "
+        f"{mixed_text}; one width for all: {uniform_text}"
+    )
 
 
 def assignment_text(bits: Sequence[int]) -> str:

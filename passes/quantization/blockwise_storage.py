@@ -46,12 +46,6 @@ def store_vector(vector: npt.NDArray[np.float32], name: str, builder: GraphBuild
     return builder.op("BlockwiseRestore", [quantized, exponents], offset, domain=DOMAIN)
 
 
-def packed_table(integers: Integers) -> npt.NDArray[np.uint8]:
-    """uint8[V, D / 2] of int8[V, D] within -8 .. 7, shifted from 0; the even column is low."""
-    shifted = (integers.astype(np.int16) + 8).astype(np.uint8)
-    return shifted[:, 0::2] | np.left_shift(shifted[:, 1::2], 4, dtype=np.uint8)
-
-
 def table_grid(table: Matrix, group: int) -> PowerGrid:
     """Blocks along the rows of a table, float32[V, D], as a grid over its transpose."""
     return PowerGrid.of(np.ascontiguousarray(table.T), 4, group)

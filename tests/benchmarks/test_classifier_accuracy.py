@@ -19,7 +19,7 @@ def test_answers_are_compared_in_pairs_on_all_sentences() -> None:
     assert row.drop.mean == 0.0
     assert row.drop.error == pytest.approx((2 / 3) ** 0.5 / 2)
     assert row.error == pytest.approx(1.0)
-    assert row.to_markdown() == "| `p` | 50.00% | 75.00% | 0.00 +- 40.82 | 1.0000 | 0.00 | 4.000 |"
+    assert str(row) == "| `p` | 50.00% | 75.00% | 0.00 +- 40.82 | 1.0000 | 0.00 | 4.000 |"
 
 
 def test_the_first_list_beside_itself_lost_nothing() -> None:

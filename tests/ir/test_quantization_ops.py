@@ -59,3 +59,17 @@ def test_products_are_those_of_the_numbers_that_the_integers_stand_for() -> None
     s, ws = np.abs(normal(5, 1)), np.abs(normal(2))
     found = run_module(module(PRODUCT), {"q": q, "s": s, "w": w, "ws": ws})
     np.testing.assert_allclose(found["y"], (q * s) @ (w * ws), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("leading", "shape"), [("T", (5,)), ("T", (0,)), ("B,S", (2, 3))])
+def test_rows_of_four_bits_are_taken_apart(leading: str, shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    table = generator.integers(0, 256, (6, 4), np.uint8)
+    scale = normal(6, 2)
+    ids = generator.integers(0, 6, shape)
+    text = f"""g (uint8[6,4] table, float[6,2] scale, int64[{leading}] ids)
+        => (float[{leading},8] y)
+        {{ y = dechaff.Int4Gather <block_size = 4> (table, scale, ids) }}"""
+    found = run_module(module(text), {"table": table, "scale": scale, "ids": ids})["y"]
+    nibbles = np.stack([table & 15, table >> 4], axis=-1).reshape(6, 8).astype(np.float32) - 8
+    np.testing.assert_array_equal(found, (nibbles * np.repeat(scale, 4, axis=1))[ids])

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+import dechaff
 from dechaff.backends import Session, lower
+from dechaff.backends.onnxruntime.three_bit_storage import (
+    define_unpacking,
+    fits_three_bits,
+    three_of_four,
+)
+from dechaff.backends.onnxruntime.weight_kernels import packed_blocks
 from dechaff.calibration import Calibration
 from dechaff.ir import Module, UsageError
 from dechaff.passes import PassContext, PassRecord, run_passes
@@ -14,6 +23,7 @@ from dechaff.passes.quantization.bit_allocation import Sensitivity, allocate, to
 from dechaff.passes.quantization.gptq import Hessian, Rounder
 from dechaff.passes.quantization.grids import Grid
 from dechaff.passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
+from dechaff.search.searched_inputs import SearchedInputs
 from tests.model_runner import Array
 from tests.passes.rewrite_checks import check_declines, module_from, relative_error, run_pass
 
@@ -23,6 +33,11 @@ LARGEST_OF_COLUMN = 3.0
 """In units of the standard deviation, for columns of some ten to some hundred normal numbers."""
 GAIN = 0.75
 """GPTQ is to leave at most this share of the output error of rounding to nearest."""
+
+
+TABLE = """g (int64[B,S] ids, int64[T] more) => (float[B,S,64] y, float[T,64] z)
+    <float[9,64] table = {...}>
+    { y = Gather (table, ids)  z = Gather (table, more) }"""
 
 
 def correlated(tokens: int, features: int, seed: int = 0) -> Array:
@@ -79,6 +94,84 @@ def test_fewer_bits_cost_more_and_kernels_agree(bits: int, group: int, target: s
     # the standard operators too, if it may.
     found = Session(lower(after, target), graph_optimizations=target == "cpu").run({"x": x})["y"]
     assert relative_error(found, expected) < (0.02 if target == "cpu" else 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bits", "group"), [(2, 32), (2, 256), (3, 16), (3, 128), (4, 128), (8, 64)]
+)
+def test_files_have_the_size_that_the_bits_say(bits: int, group: int, tmp_path: Path) -> None:
+    module = module_from(
+        "g (float[T,512] x) => (float[T,768] y) <float[512,768] w = {...}> { y = MatMul (x, w) }"
+    )
+    optimized = dechaff.optimize(
+        module.model,
+        passes=f"quantize-weights{{bits={bits},group={group}}}",
+        progress=False,
+        verify="off",
+    )
+    path = tmp_path / "model.onnx"
+    optimized.save(path)
+    weights, scales = 512 * 768 * bits // 8, 4 * 512 * 768 // group
+    assert weights + scales < path.stat().st_size < weights + scales + 3000
+    x = correlated(5, 512)
+    found = dechaff.load(path).run({"x": x})["y"]
+    expected = Session(quantized(module, bits=bits, group=group), graph_optimizations=False)
+    assert relative_error(found, expected.run({"x": x})["y"]) < 0.02
+
+
+def test_three_bits_are_what_they_were_when_taken_apart() -> None:
+    integers = np.random.default_rng(0).integers(-4, 4, (64, 24)).astype(np.int8)
+    packed = packed_blocks(integers, 16, 4)
+    assert fits_three_bits(integers, packed)
+    stored = three_of_four(packed)
+    assert 4 * stored.nbytes == 3 * packed.nbytes
+    module = module_from(
+        """g (uint8[3,N] stored) => (uint8[24,4,8] packed)
+        { packed = dechaff.storage.UnpackThreeBits <shape = [24, 4, 8]> (stored) }"""
+    )
+    define_unpacking(module)
+    found = Session(module, graph_optimizations=False).run({"stored": stored})["packed"]
+    np.testing.assert_array_equal(found, packed)
+    assert not fits_three_bits(np.array([[4]], np.int8), packed)
+
+
+@pytest.mark.parametrize("target", ["", "portable", "cpu"])
+@pytest.mark.parametrize("group", [0, 16, 128])
+@pytest.mark.parametrize(("bits", "error"), [(4, 0.2), (8, 0.02)])
+def test_tables_are_stored_in_few_bits_and_rows_restored(
+    bits: int, error: float, group: int, target: str
+) -> None:
+    module = module_from(TABLE)
+    after = quantized(module, embeddings=bits, group=group)
+    stored = [v for v in after.graph.initializers.values() if v.dtype is not ir.DataType.FLOAT]
+    assert [v.const_value.nbytes for v in stored if v.const_value] == [9 * 64 * bits // 8]
+    lowered = lower(after, target) if target else after
+    inputs = {"ids": np.array([[0, 8], [3, 3], [1, 2]]), "more": np.arange(9)}
+    expected = Session(module, graph_optimizations=False).run(inputs)
+    found = Session(lowered, graph_optimizations=target == "cpu").run(inputs)
+    assert relative_error(found["z"], expected["z"]) < error
+    np.testing.assert_array_equal(found["y"], found["z"][inputs["ids"]])
+    empty = {"ids": np.zeros((0, 2), np.int64), "more": np.arange(1)}
+    assert Session(lowered, graph_optimizations=False).run(empty)["y"].shape == (0, 2, 64)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -7.0])
+def test_rows_of_one_number_are_kept_exactly(value: float) -> None:
+    module = module_from(TABLE)
+    table = np.full((9, 64), value, np.float32)
+    module.graph.initializers["table"].const_value = ir.tensor(table, name="table")
+    after = quantized(module, embeddings=4, group=0)
+    inputs = {"ids": np.array([[0, 8]]), "more": np.arange(9)}
+    np.testing.assert_allclose(Session(after).run(inputs)["z"], table, rtol=1e-6)
+
+
+def test_tables_that_are_read_as_a_whole_stay() -> None:
+    module = module_from(
+        """g (int64[T] ids, float[U,4] x) => (float[T,4] y, float[U,9] z) <float[9,4] table = {...}>
+        { y = Gather (table, ids)  t = Transpose <perm = [1, 0]> (table)  z = MatMul (x, t) }"""
+    )
+    _, record = with_record(module, embeddings=4)
+    assert any("is read as a whole too" in miss.reason for miss in record.misses)
 
 
 def test_weights_of_integers_within_range_are_kept_exactly() -> None:
@@ -161,6 +254,7 @@ def test_layers_are_left_out_by_name() -> None:
         ({"method": "awq"}, "method expects one of rtn, gptq, got 'awq'"),
         ({"damping": -1.0}, "damping expects a share"),
         ({"average": 1.0}, "average expects 2 to 8 bits"),
+        ({"embeddings": 2}, "embeddings expects one of 0, 4, 8, got 2"),
         ({"layers": "0=4"}, "layers expects NUMBER:BITS"),
     ],
 )
@@ -178,6 +272,47 @@ def test_mixed_precision_beats_one_width_at_the_same_size() -> None:
         mixed = allocate(found, bits)
         assert sum(mixed) <= bits * len(found)
         assert total_error(found, mixed) < total_error(found, [bits] * len(found))
+
+
+def test_bits_are_not_spent_where_they_gain_nothing() -> None:
+    found = [Sensitivity(100, dict.fromkeys((2, 3, 4, 8), 0.0)) for _ in range(2)]
+    assert allocate(found, 8) == [2, 2]
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_the_layer_that_matters_in_the_end_gets_the_bits(method: str) -> None:
+    module = module_from(
+        """g (float[T,32] x) => (float[T,16] y)
+        <float[32,16] w = {...}, float[16,32] v = {...}, float little = {0.01}>
+        {
+            loud = MatMul (x, w)
+            other = Gemm <transB = 1> (x, v)
+            quiet = Mul (other, little)
+            y = Add (loud, quiet)
+        }"""
+    )
+    _, record = with_record(module, [correlated(64, 32)], average=3.0, method=method, group=16)
+    assert any("layers=0:4+1:2" in note for note in record.notes)
+
+
+def test_sensitivities_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECHAFF_CACHE", str(tmp_path))
+    calibration = Calibration([{"x": correlated(64, 32)}], "test", use_cache=True)
+    noted: list[Sequence[str]] = []
+    told: list[str] = []
+    for average in (3.0, 3.0, 4.0):
+        step = QuantizeWeights(QuantizeWeightsOptions(average=average, group=16))
+        context = PassContext(calibration, report=told.append)
+        _, records = run_passes(two_layers(), [step], context=context)
+        noted.append(records[0].notes)
+    assert told == ["sensitivity of layer 1 of 2", "sensitivity of layer 2 of 2"]
+    assert noted[0] == noted[1]
+    assert noted[0][0] == noted[2][0]  # the trade-off
+
+
+def test_mixed_precision_without_calibration_data_says_what_to_give() -> None:
+    with pytest.raises(UsageError, match="needs calibration data: give calibration="):
+        quantized(two_layers(), average=3.0)
 
 
 def test_an_average_is_kept_and_told() -> None:
@@ -202,16 +337,7 @@ def test_single_layers_have_bits_of_their_own() -> None:
 
 
 def test_a_search_is_offered_assignments_from_small_to_large() -> None:
-    class Data:
-        inputs: tuple[dict[str, Array], ...] = ({"x": correlated(64, 32)},)
-
-        def values(self, module: Module, names: Sequence[str]) -> Iterator[dict[str, Array]]:
-            by_name = {v.name: v for node in module.graph for v in node.outputs}
-            wanted = [by_name[name] for name in names if name in by_name]
-            for found in Calibration(list(self.inputs), "test").walk(module).advance(wanted):
-                yield {**self.inputs[0], **found}
-
-    step, data = QuantizeWeights(), cast(Any, Data())
+    step, data = QuantizeWeights(), SearchedInputs([{"x": correlated(64, 32)}], "test")
     edits = step.edits(two_layers(), data)
     assert {edit.place for edit in edits} == {"bits"}
     changed: list[Any] = [edit.change(step.options) for edit in edits]
