@@ -9,8 +9,9 @@ import numpy as np
 
 from dechaff.ir import Module
 
-from .onnxruntime import RUNTIME_KEY, Session, SessionSettings
+from .onnxruntime import INDEPENDENT, ROWS_KEY, RUNTIME_KEY, Session, SessionSettings
 from .openvino import OpenVinoSession, has_openvino
+from .row_groups import RowGroups
 
 
 class RunningModel(Protocol):
@@ -45,7 +46,10 @@ def start_session(
     """
     if runs_in_openvino(module) and has_openvino():
         return OpenVinoSession(module, settings=settings)
-    return Session(module, settings=settings, on_trial=on_trial)
+    session = Session(module, settings=settings, on_trial=on_trial)
+    if module.model.metadata_props.get(ROWS_KEY) != INDEPENDENT:
+        return session
+    return RowGroups(session, (settings or SessionSettings()).num_threads)
 
 
 def runs_in_openvino(module: Module) -> bool:

@@ -16,13 +16,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .child_process import ChildFailedError, run_child
+from .machine import describe_machine, versions
 from .models import ARCHITECTURES
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _CHILD = "benchmarks.scaling_measurement"
 _DEPTHS = (6, 12, 24, 48, 96)
 _LINEAR_FROM = 12
+_FEWEST_DEPTHS_FOR_A_LINE = 3
 LINEAR_BAR = 1.2
 """Largest over smallest time per layer."""
 FILE_SECONDS = 20.0
@@ -51,8 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _MISSED
     text = "\n\n".join(part for _, part in parts)
     (options.results / "scaling.md").write_text(text + "\n", encoding="utf-8")
+    if options.page is not None:
+        options.page.write_text(page(text), encoding="utf-8")
     print(text)
     return _DONE if all(met for met, _ in parts) else _MISSED
+
+
+def page(tables: str) -> str:
+    """The tables with the machine and the versions that they hold for."""
+    facts = [*describe_machine().items(), *versions().items()]
+    return (
+        "# What optimizing costs\n\nWritten by `python -m benchmarks.scaling --page FILE`; each "
+        "depth and each file in a process of its own.\n\n"
+        f"{tables}\n\n{', '.join(f'{name}: {value}' for name, value in facts)}\n"
+    )
 
 
 def _by_depth(options: argparse.Namespace) -> tuple[bool, str]:
@@ -76,6 +92,7 @@ def depth_table(model: str, figures: Mapping[int, Any]) -> tuple[bool, str]:
         f"*{model}, capture from torch and optimize, seconds; time per layer from {_LINEAR_FROM} "
         f"layers on differs by a factor of {spread:.2f}, the bar is {LINEAR_BAR}: "
         f"{'met' if met else '**missed**'}*",
+        *_fixed_and_growing(figures),
         "",
         "| | " + " | ".join(f"{layers} layers" for layers in figures) + " |",
         "| --- |" + " ---: |" * len(figures),
@@ -91,6 +108,21 @@ def depth_table(model: str, figures: Mapping[int, Any]) -> tuple[bool, str]:
         _row("peak MiB", [f"{item['peak_bytes'] / 2**20:.0f}" for item in figures.values()]),
     ]
     return met, "\n".join(lines)
+
+
+def _fixed_and_growing(figures: Mapping[int, Any]) -> list[str]:
+    """What does not depend on the layers, and what each layer adds, by least squares."""
+    if len(figures) < _FEWEST_DEPTHS_FOR_A_LINE:
+        return []
+    depths = np.array(list(figures), float)
+    seconds = np.array([item["seconds"] for item in figures.values()])
+    slope, fixed = np.polyfit(depths, seconds, 1, w=1 / seconds)
+    off = np.abs((fixed + slope * depths) / seconds - 1).max()
+    return [
+        "",
+        f"{fixed:.2f} s at any depth and {1000 * slope:.0f} ms for each layer tell these times to "
+        f"within {100 * off:.0f} %",
+    ]
 
 
 def layer_spread(figures: Mapping[int, Any]) -> float:
@@ -148,6 +180,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--large", action="store_true", help="more than 2 GB, from file to file")
     parser.add_argument("--large-model", choices=ARCHITECTURES, default="bert-wide")
     parser.add_argument("--large-layers", type=int, metavar="N", help="its own number by default")
+    parser.add_argument("--page", type=pathlib.Path, metavar="FILE", help="tables and machine")
     parser.add_argument("--results", type=pathlib.Path, default=_HERE / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
     options.results = options.results.resolve()

@@ -23,6 +23,7 @@ from dechaff.ir import UsageError
 from .torch_arguments import Arguments, bind
 from .torch_axes import Axis, InputSignature, distinct_sizes, name_axes, resize
 from .torch_program_repairs import experts_in_standard_operators
+from .torch_ranges import ranges_as_found
 from .torch_reports import capture_failure
 
 _LOG = logging.getLogger("dechaff.frontend")
@@ -153,7 +154,7 @@ def _resized(
 def _capture_named(
     module: torch.nn.Module, arguments: Arguments, names: Mapping[Axis, str]
 ) -> ExportedProgram:
-    """Export with one ``Dim`` per name, following torch's suggestions on their ranges.
+    """Export with one ``Dim`` per name, following torch's suggestions on what they stand for.
 
     Raises:
         _SpecializedError: torch says that some names can have one value only.
@@ -162,7 +163,8 @@ def _capture_named(
     shapes = _collect(module, arguments, {axis: dims[name] for axis, name in names.items()})
     for _ in range(_MAX_REFINEMENTS):
         try:
-            return _export(module, arguments, shapes)
+            with ranges_as_found(dims.values()):
+                return _export(module, arguments, shapes)
         except GuardOnDataDependentSymNode:
             raise
         except Exception as error:

@@ -16,7 +16,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, SymIntArgument
 
 from dechaff.ir import (
-    WORKING_OPSET,
     InputRejectedError,
     ModelRejectedError,
     Module,
@@ -38,6 +37,7 @@ from .torch_arguments import (
 )
 from .torch_calling import CapturedArgument, Fixed, GraphInput, TorchCallingConvention
 from .torch_capture import Capture, capture, quiet
+from .torch_onnx_exporter import export_to_onnx
 from .torch_program_repairs import grouped_heads_declared
 from .torch_reports import conversion_failure
 from .torch_symbols import rename_symbols, symbol_names, symbol_ranges
@@ -82,17 +82,12 @@ def _convert(
             _tensors_only(program),
             grouped_heads_declared(program),
         ):
-            exported = torch.onnx.export(
-                program, dynamo=True, opset_version=WORKING_OPSET, verbose=False, optimize=False
-            )
-            if exported is not None:
-                optimize_export(exported.model)
+            exported = export_to_onnx(program)
+            optimize_export(exported.model)
     except Exception as error:
         with quiet():
-            failure = conversion_failure(name, program, WORKING_OPSET, error)
+            failure = conversion_failure(name, program, error)
         raise failure from error
-    if exported is None:
-        raise ModelRejectedError(f"{name}: torch.onnx.export gave no model")
     module = Module(exported.model, source=name)
     _lay_out_weights(module.graph)
     input_leaves = _input_leaves(program)

@@ -15,6 +15,8 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from dechaff.ir import ModelRejectedError
 
+from .torch_onnx_exporter import operator_registry
+
 _TORCH_FOLDER = str(Path(inspect.getfile(torch)).parent)
 _OUR_FOLDER = str(Path(__file__).resolve().parent)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -55,11 +57,9 @@ def _place(path: str, line: int) -> str:
     return f"{path}:{line}: {code}" if code else f"{path}:{line}"
 
 
-def conversion_failure(
-    name: str, program: ExportedProgram, opset: int, error: Exception
-) -> ModelRejectedError:
+def conversion_failure(name: str, program: ExportedProgram, error: Exception) -> ModelRejectedError:
     """All operators that have no ONNX counterpart, each with its source line."""
-    unsupported = list(dict.fromkeys(_unsupported(program, opset)))
+    unsupported = list(dict.fromkeys(_unsupported(program)))
     if not unsupported:
         reason = str(error.__cause__ or error).strip().splitlines()
         return ModelRejectedError(
@@ -71,12 +71,12 @@ def conversion_failure(
     )
 
 
-def _unsupported(program: ExportedProgram, opset: int) -> Iterator[str]:
+def _unsupported(program: ExportedProgram) -> Iterator[str]:
     # The exporter stops at the first; its own tables, which have no public name, know them all.
     try:
-        from torch.onnx._internal.exporter import _core, _dispatching, _registration
+        from torch.onnx._internal.exporter import _core, _dispatching
 
-        registry = _registration.ONNXRegistry.from_torchlib(opset_version=opset)
+        registry = operator_registry()
         program = _core._prepare_exported_program_for_export(program, registry=registry)
     except Exception:
         return

@@ -19,6 +19,7 @@ from dechaff.backends.openvino.grouped_attention import lower_to_grouped_attenti
 from dechaff.backends.openvino.rounding import place_roundings
 from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
 from dechaff.passes import Rewriter
+from dechaff.passes.row_independence import rows_are_independent
 
 from .blockwise_kernels import (
     drop_annotations,
@@ -52,6 +53,10 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 
 RUNTIME_KEY = "dechaff.runtime"
 """Metadata entry of a module that is lowered for another runtime than ONNX Runtime."""
+
+ROWS_KEY = "dechaff.rows"
+INDEPENDENT = "independent"
+"""Metadata entry of a module whose batches may be run in groups of rows, and its value."""
 
 _DEDUPLICATION = "onnx_ir.passes.common.initializer_deduplication"
 
@@ -150,6 +155,8 @@ def lower(
     attach_functions(lowered)  # of dialect operators that a lowering made
     _inline_dialect(lowered)
     if target == "cpu":
+        if rows_are_independent(module):
+            lowered.model.metadata_props[ROWS_KEY] = INDEPENDENT
         widen_rows(Rewriter(lowered))
         common_passes.RemoveUnusedNodesPass()(lowered.model)
     if has_blockwise_weights(module):

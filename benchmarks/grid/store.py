@@ -38,7 +38,8 @@ def cell_key(graph: pathlib.Path) -> str:
         graph: dechaff's model file, its weights beside it.
     """
     digest = hashlib.sha256(graph.read_bytes())
-    for path in sorted((_ROOT / "backends").glob("*/session*.py")):
+    backends = _ROOT / "backends"
+    for path in [*sorted(backends.glob("*/session*.py")), backends / "row_groups.py"]:
         digest.update(path.read_bytes())
     found = versions()
     digest.update(repr([found.get(name) for name in _RUNTIMES]).encode())

@@ -35,6 +35,12 @@ def test_time_that_grows_faster_than_the_layers_is_missed(deep: float, met: bool
     assert "| ms per layer | 1000 |" in table
 
 
+def test_what_is_fixed_is_told_from_what_a_layer_adds() -> None:
+    _, table = depth_table("tiny", figures({12: 8.0, 24: 14.0, 96: 50.0}))
+    assert "2.00 s at any depth and 500 ms for each layer tell these times to within 0 %" in table
+    assert "at any depth" not in depth_table("tiny", figures({12: 8.0, 24: 14.0}))[1]
+
+
 @pytest.mark.parametrize(
     ("verify", "seconds", "peak", "met"),
     [
@@ -61,6 +67,7 @@ def test_depths_and_files_are_measured(
 
     monkeypatch.setattr(scaling, "run_child", in_this_process)
     options = ["--model", "tiny", "--layers", "1", "--results", str(tmp_path)]
+    options += ["--page", str(tmp_path / "page.md")]
     scaling.main([*options, "--large", "--large-model", "tiny", "--large-layers", "1"])
     measured = json.loads((tmp_path / "scaling.json").read_text())
     assert {"capture", "remove-padding", "lower for cpu"} <= set(measured["1"]["steps"])
@@ -68,4 +75,7 @@ def test_depths_and_files_are_measured(
     out = capsys.readouterr().out
     assert "| capture |" in out
     assert "tiny from file to file" in out
+    page = (tmp_path / "page.md").read_text()
+    assert out.strip() in page
+    assert "processor: " in page
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
