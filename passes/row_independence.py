@@ -8,9 +8,11 @@ from dechaff.ir import DOMAIN, RULE_KEY, Module, shape_expressions
 
 from .exits.row_flow import RowFlow
 from .matching import integer_attribute, is_op, is_packed_attention, permutation, rank
+from .padding.token_rules import ELEMENTWISE
 
-_PACKING_RULES = frozenset(["run-packed", "token-layout", "unpack"])
-"""What ``remove-padding`` writes: it packs what is computed token by token or row by row."""
+_PACKING_RULES = frozenset(["run-packed", "skip-unread-rows", "token-layout", "unpack"])
+"""What ``remove-padding`` writes, which packs what is computed token by token or row by row, and
+what ``skip-unread-rows`` computes for one token of each row."""
 _OF_PACKED_TOKENS = frozenset(
     [
         "BiasGelu",
@@ -20,55 +22,6 @@ _OF_PACKED_TOKENS = frozenset(
         "SkipRMSNormalization",
         "TokenLayout",
         "Unpack",
-    ]
-)
-_ELEMENTWISE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "CastLike",
-        "Clip",
-        "Cos",
-        "Div",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "Greater",
-        "GreaterOrEqual",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pow",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Selu",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Softplus",
-        "Sqrt",
-        "Sub",
-        "Swish",
-        "Tanh",
-        "Where",
-        "Xor",
     ]
 )
 _ALONG_OTHER_AXES = frozenset(
@@ -139,7 +92,9 @@ class _Rows:
         self._flow = RowFlow(module)
         layouts = [node for node in module.graph if node.op_type == "TokenLayout"]
         tokens = [shape_expressions(node.outputs[0]) for node in layouts]
-        self._counts = {str(sizes[0]) for sizes in tokens if sizes} | {self._flow.batch}
+        self._counts = {str(sizes[0]) for sizes in tokens if sizes}
+        if self._flow.batch is not None:
+            self._counts.add(self._flow.batch)
 
     def are_parts(self, value: ir.Value) -> bool:
         """Whether axis 0, and no other, holds the rows or their packed tokens."""
@@ -176,7 +131,7 @@ class _Rows:
                 return before is not None and after is not None and before[:1] == after[:1] != ()
             case "Transpose":
                 return (permutation(node) or (None,))[0] == 0
-        return node.op_type in _ELEMENTWISE or node.op_type in _ALONG_OTHER_AXES
+        return node.op_type in ELEMENTWISE or node.op_type in _ALONG_OTHER_AXES
 
     def _gives_sizes(self, node: ir.Node | None) -> bool:
         """Whether the result consists of sizes, the number of rows among them."""

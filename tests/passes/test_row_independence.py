@@ -6,6 +6,8 @@ import pytest
 
 from dechaff.passes.matching import is_packed_attention
 from dechaff.passes.row_independence import rows_are_independent
+from dechaff.passes.skip_unread_rows import SkipUnreadRows
+from tests.passes.rewrite_checks import run_pass
 from tests.passes.test_remove_padding import STATES, layer, remove_padding
 
 POOLED = "p = Gather <axis = 1> (r, first)"
@@ -26,6 +28,9 @@ def test_rows_that_never_meet_are_independent(after: str, outputs: str) -> None:
     _, packed, _ = remove_padding(layer(after, outputs))
     assert any(map(is_packed_attention, packed.graph))
     assert rows_are_independent(packed)
+    one_token, record = run_pass(SkipUnreadRows(), packed)
+    assert record.changed == (POOLED in after)
+    assert rows_are_independent(one_token)
 
 
 @pytest.mark.parametrize(
