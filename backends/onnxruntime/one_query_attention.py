@@ -3,14 +3,24 @@
 ``skip-unread-rows`` leaves such. Scores are then as many as keys, and what costs is to bring keys
 and values together: they are padded to the longest row by two gathers, and all rows are attended to
 at once, without a loop. Only standard operators are used, and OpenVINO has them all.
+
+Where keys and values are products of the tokens with matrices, they need not be made: a score is
+``q (x W)' = (q W') x'``, and a context ``p (x W) = (p x) W``. So the matrices move to the queries
+and contexts, of which there are few, and all heads attend to the tokens themselves. It is what
+DeepSeek does with the up-projections of its cache (arXiv 2405.04434, section 2.1.2).
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
 
-from dechaff.passes import Rewriter
-from dechaff.passes.matching import made_by, scalar
+from dechaff.ir import constant_value
+from dechaff.passes import GraphBuilder, Rewriter
+from dechaff.passes.matching import made_by, only_consumer, scalar, sizes_of
 
 from .varlen_attention import define
 from .varlen_functions import LOWERED_DOMAIN
@@ -58,12 +68,71 @@ def lower_one_query_attention(node: ir.Node, rewriter: Rewriter) -> bool:
         return False
     define(_NAME, _FUNCTION, rewriter)
     with rewriter.rewrite("lower-one-query-attention", [node]) as builder:
-        names = ("q_num_heads", "kv_num_heads", "scale")
-        attributes = {name: node.attributes[name].value for name in names}
-        operands = [*node.inputs[:3], *node.inputs[4:]]
-        context = builder.op(_NAME, operands, attributes, domain=LOWERED_DOMAIN)
-        builder.replace(node.outputs[0], context)
+        projections = _projections(node)
+        attend = _attend if projections is None else projections.attend
+        builder.replace(node.outputs[0], attend(node, builder))
     return True
+
+
+def _attend(node: ir.Node, builder: GraphBuilder) -> ir.Value:
+    names = ("q_num_heads", "kv_num_heads", "scale")
+    attributes = {name: node.attributes[name].value for name in names}
+    operands = [*node.inputs[:3], *node.inputs[4:]]
+    return builder.op(_NAME, operands, attributes, domain=LOWERED_DOMAIN)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Projections:
+    """Tokens, float[T, D], and what makes keys and values of them, float[D, heads * head_size]."""
+
+    tokens: ir.Value
+    key: np.ndarray[Any, Any]
+    value: np.ndarray[Any, Any]
+
+    def attend(self, node: ir.Node, builder: GraphBuilder) -> ir.Value:
+        """The context, float[B, heads * head_size], of scores and sums over the tokens."""
+        heads = node.attributes["q_num_heads"].as_int()
+        width = len(self.key)
+        to_keys = self.key.reshape(width, heads, -1).transpose(1, 2, 0)
+        from_values = self.value.reshape(width, heads, -1).transpose(1, 0, 2)
+        query = _each_head(node.inputs[0], to_keys, builder)
+        attributes = {
+            "q_num_heads": heads,
+            "kv_num_heads": 1,
+            "scale": node.attributes["scale"].value,
+        }
+        operands = [query, self.tokens, self.tokens, *node.inputs[4:]]
+        sums = builder.op(_NAME, operands, attributes, domain=LOWERED_DOMAIN)
+        return _each_head(sums, from_values, builder)
+
+
+def _each_head(
+    rows: ir.Value | None, matrices: np.ndarray[Any, Any], builder: GraphBuilder
+) -> ir.Value:
+    """``[B, heads * a]`` to ``[B, heads * b]`` by a matrix ``[a, b]`` for each head."""
+    heads, size, _ = matrices.shape
+    apart = builder.constant(np.array([0, heads, size], np.int64), "apart")
+    together = builder.constant(np.array([0, -1], np.int64), "together")
+    heads_first = {"perm": [1, 0, 2]}
+    split = builder.op("Transpose", [builder.op("Reshape", [rows, apart])], heads_first)
+    product = builder.op("MatMul", [split, builder.constant(matrices, "weight_of_heads")])
+    return builder.op("Reshape", [builder.op("Transpose", [product], heads_first), together])
+
+
+def _projections(node: ir.Node) -> _Projections | None:
+    """How keys and values are made, if by one product each, for this attention alone."""
+    if node.attributes["q_num_heads"].as_int() != node.attributes["kv_num_heads"].as_int():
+        return None
+    key, value = (made_by(operand, "MatMul") for operand in node.inputs[1:3])
+    if key is None or value is None or key.inputs[0] is not value.inputs[0]:
+        return None
+    if any(only_consumer(product.outputs[0]) is not node for product in (key, value)):
+        return None
+    matrices = [constant_value(product.inputs[1]) for product in (key, value)]
+    tokens = key.inputs[0]
+    if tokens is None or any(matrix is None or len(sizes_of(matrix)) != 2 for matrix in matrices):
+        return None
+    return _Projections(tokens, *(matrix.numpy() for matrix in matrices if matrix is not None))
 
 
 def _has_one_query_each(node: ir.Node) -> bool:
