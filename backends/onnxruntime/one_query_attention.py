@@ -6,13 +6,15 @@ at once, without a loop. Only standard operators are used, and OpenVINO has them
 
 Where keys and values are products of the tokens with matrices, they need not be made: a score is
 ``q (x W)' = (q W') x'``, and a context ``p (x W) = (p x) W``. So the matrices move to the queries
-and contexts, of which there are few, and all heads attend to the tokens themselves. It is what
-DeepSeek does with the up-projections of its cache (arXiv 2405.04434, section 2.1.2).
+and contexts, of which there are few, and the heads become queries that attend to the tokens
+themselves, all in one product. It is what DeepSeek does with the up-projections of its cache
+(arXiv 2405.04434, section 2.1.2).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ _NAME = "AttendOneQueryEach"
 
 _FUNCTION = f"""
 <domain: "{LOWERED_DOMAIN}", opset_import: ["" : 23]>
-{_NAME} <q_num_heads, kv_num_heads, scale> (q, k, v, key_index, cu_seqlens) => (context)
+{_NAME} <q_num_heads, kv_num_heads, scale> (q_rows, k, v, key_index, cu_seqlens) => (c_rows)
 {{
     axis_0 = Constant <value = int64[1] {{0}}> ()
     axis_1 = Constant <value = int64[1] {{1}}> ()
@@ -53,11 +55,12 @@ _FUNCTION = f"""
     tokens = Gather <axis = 0> (key_index, some_key)
     k_rows = Gather <axis = 0> (k, tokens)
     v_rows = Gather <axis = 0> (v, tokens)
-    q_rows = Unsqueeze (q, axis_1)
-    mask = Unsqueeze (valid, key_axes)
+    mask_of_one = Unsqueeze (valid, key_axes)
+    query_count = Shape <start = 1, end = 2> (q_rows)
+    mask_shape = Concat <axis = 0> (axis_1, axis_1, query_count, axis_1)
+    mask = Expand (mask_of_one, mask_shape)
     c_rows = Attention <q_num_heads: int = @q_num_heads, kv_num_heads: int = @kv_num_heads,
         scale: float = @scale> (q_rows, k_rows, v_rows, mask)
-    context = Squeeze (c_rows, axis_1)
 }}
 """
 
@@ -77,7 +80,16 @@ def lower_one_query_attention(node: ir.Node, rewriter: Rewriter) -> bool:
 def _attend(node: ir.Node, builder: GraphBuilder) -> ir.Value:
     names = ("q_num_heads", "kv_num_heads", "scale")
     attributes = {name: node.attributes[name].value for name in names}
-    operands = [*node.inputs[:3], *node.inputs[4:]]
+    axis = builder.constant(np.array([1], np.int64), "axis")
+    query = builder.op("Unsqueeze", [node.inputs[0], axis])
+    operands = [query, *node.inputs[1:3], *node.inputs[4:]]
+    return builder.op("Squeeze", [_rows(operands, attributes, builder), axis])
+
+
+def _rows(
+    operands: Sequence[ir.Value | None], attributes: Mapping[str, Any], builder: GraphBuilder
+) -> ir.Value:
+    """``[B, queries, width]`` for queries of that form, of keys and values by token."""
     return builder.op(_NAME, operands, attributes, domain=LOWERED_DOMAIN)
 
 
@@ -95,28 +107,29 @@ class _Projections:
         width = len(self.key)
         to_keys = self.key.reshape(width, heads, -1).transpose(1, 2, 0)
         from_values = self.value.reshape(width, heads, -1).transpose(1, 0, 2)
-        query = _each_head(node.inputs[0], to_keys, builder)
+        apart = builder.constant(np.array([0, heads, -1], np.int64), "apart")
+        query = builder.op("Reshape", [node.inputs[0], apart])
         attributes = {
-            "q_num_heads": heads,
+            "q_num_heads": 1,
             "kv_num_heads": 1,
             "scale": node.attributes["scale"].value,
         }
-        operands = [query, self.tokens, self.tokens, *node.inputs[4:]]
-        sums = builder.op(_NAME, operands, attributes, domain=LOWERED_DOMAIN)
-        return _each_head(sums, from_values, builder)
+        queries = _each_by_its_matrix(query, to_keys, builder)
+        operands = [queries, self.tokens, self.tokens, *node.inputs[4:]]
+        sums = _rows(operands, attributes, builder)
+        context = _each_by_its_matrix(sums, from_values, builder)
+        together = builder.constant(np.array([0, -1], np.int64), "together")
+        return builder.op("Reshape", [context, together])
 
 
-def _each_head(
-    rows: ir.Value | None, matrices: np.ndarray[Any, Any], builder: GraphBuilder
+def _each_by_its_matrix(
+    heads: ir.Value, matrices: np.ndarray[Any, Any], builder: GraphBuilder
 ) -> ir.Value:
-    """``[B, heads * a]`` to ``[B, heads * b]`` by a matrix ``[a, b]`` for each head."""
-    heads, size, _ = matrices.shape
-    apart = builder.constant(np.array([0, heads, size], np.int64), "apart")
-    together = builder.constant(np.array([0, -1], np.int64), "together")
+    """``[B, heads, a]`` to ``[B, heads, b]`` by a matrix ``[a, b]`` for each head."""
     heads_first = {"perm": [1, 0, 2]}
-    split = builder.op("Transpose", [builder.op("Reshape", [rows, apart])], heads_first)
-    product = builder.op("MatMul", [split, builder.constant(matrices, "weight_of_heads")])
-    return builder.op("Reshape", [builder.op("Transpose", [product], heads_first), together])
+    first = builder.op("Transpose", [heads], heads_first)
+    product = builder.op("MatMul", [first, builder.constant(matrices, "weight_of_heads")])
+    return builder.op("Transpose", [product], heads_first)
 
 
 def _projections(node: ir.Node) -> _Projections | None:
