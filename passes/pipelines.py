@@ -65,15 +65,16 @@ _DEFAULT: tuple[type[Pass], ...] = (
     FuseBiasGelu,
     SkipUnreadRows,
 )
-_SEARCHED: tuple[type[Pass], ...] = (FreezeTokens, Prune, EarlyExit)
+_SEARCHED: tuple[type[Pass], ...] = (Prune, EarlyExit)
 """Passes that do nothing, or nothing that shows, until a search gives them options."""
 
 PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "none": (),
     "default": _DEFAULT,
     "approximate": tuple(step for step in PASSES if step in _DEFAULT or step in _SEARCHED),
+    "shrink": tuple(step for step in PASSES if step in (*_DEFAULT, FreezeTokens, Prune)),
     "compress": (
-        *(step for step in PASSES if step in (*_DEFAULT[:-1], FreezeTokens, Prune)),
+        *(step for step in PASSES if step in (*_DEFAULT[:-1], Prune)),
         QuantizeDynamic,
         EarlyExit,
         SkipUnreadRows,
@@ -81,6 +82,7 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
 }
 """Named lists of passes. ``default`` keeps the answers: exact and reassociating passes only.
 ``approximate`` adds, each in its place, the passes that a search over the user's metric drives;
+``shrink`` those that leave a graph without branches, whose time is the same for every row;
 ``compress`` adds 8-bit products, before the exits, behind which layers are in branches.
 
 ``merge-qkv`` is in none: on CPU three products are as fast as one, and the split of the one

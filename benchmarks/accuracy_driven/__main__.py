@@ -44,7 +44,7 @@ _SEARCHED_ROWS = 32
 """Sentences in a batch of the search, which need not be batches as they are served."""
 _CALIBRATION_SENTENCES = 2048
 _FOUND = "found.json"
-_PRUNING = "approximate,-early-exit"
+_PRUNING = "shrink"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -87,6 +88,9 @@ def reason_against(
     layers = _layers(stack, options)
     if not layers:
         return first, f"no exit asked for lies inside its {len(stack.boundaries)} layers"
+    still = _reads_older_keys(stack)
+    if still is not None:
+        return still, "its keys are of a state before the layer below: freeze-tokens made them so"
     refusal = reason_against_side_results(module.graph, flow, stack, layers[0])
     if refusal is not None:
         return refusal
@@ -104,6 +108,37 @@ def reason_against(
             if reason is not None:
                 return node, f"rows of the batch would not be independent: {reason}"
     return None
+
+
+def _reads_older_keys(stack: Stack) -> ir.Node | None:
+    """An attention whose keys come from a state of the stack before the one that its query reads.
+
+    What a branch computes of a state, it computes for the rows that go on, and that state would
+    have to be kept for them from one branch to the next.
+    """
+    place = {boundary: index for index, boundary in enumerate(stack.boundaries)}
+    for attention in stack.attentions:
+        query, key = (_last_states(value, place) for value in attention.inputs[:2])
+        if query and key and min(key) < max(query):
+            return attention
+    return None
+
+
+def _last_states(value: ir.Value | None, place: Mapping[ir.Value, int]) -> set[int]:
+    """The states of a stack from which a value is computed, not through other states."""
+    found: set[int] = set()
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        each = pending.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        node = each.producer()
+        if each in place:
+            found.add(place[each])
+        elif node is not None:
+            pending += node.inputs
+    return found
 
 
 def _heads(options: EarlyExitOptions, layers: tuple[int, ...]) -> LightHeads | None:

@@ -161,66 +161,6 @@ def test_one_query_for_each_row(target: str, key_lengths: list[int], skipped: li
     check(module, lowered, given)
 
 
-PROJECTED = """
-    g (float[B,8] q, float[T,16] x, int64[K] key_index, int64[N] key_starts) => (float[B,8] y{more})
-    <int64 zero = {{0}}, int64 one = {{1}}, float[16,{width}] wk = {{{keys}}},
-     float[16,{width}] wv = {{{values}}}>
-    {{
-        k = MatMul (x, wk)
-        v = MatMul ({source}, wv)
-        count = Size (key_starts)
-        starts = Range (zero, count, one)
-        y = dechaff.VarlenAttention
-            <q_num_heads = 4, kv_num_heads = {heads}, scale = 0.4, is_causal = 0>
-            (q, k, v, starts, key_index, key_starts)
-        other = Relu (x)
-    }}
-"""
-
-
-@pytest.mark.parametrize(
-    ("changes", "absorbed"),
-    [
-        ({}, True),
-        ({"more": ", float[T,8] k"}, False),
-        ({"source": "other"}, False),
-        ({"heads": 2}, False),
-    ],
-    ids=["alone", "keys are read elsewhere", "values of other tokens", "heads in groups"],
-)
-@pytest.mark.parametrize("target", TARGETS)
-def test_keys_and_values_of_one_query_are_not_made(
-    target: str, changes: dict[str, Any], absorbed: bool
-) -> None:
-    """Their matrices go to queries and contexts, where nothing else needs the products."""
-    generator = np.random.default_rng(2)
-    heads = changes.get("heads", 4)
-    numbers = [", ".join(map(str, generator.standard_normal(32 * heads))) for _ in range(2)]
-    text = PROJECTED.format(
-        heads=heads,
-        width=2 * heads,
-        keys=numbers[0],
-        values=numbers[1],
-        source=changes.get("source", "x"),
-        more=changes.get("more", ""),
-    )
-    if "source" in changes:
-        text = text.replace("        other = Relu (x)\n", "")
-        text = text.replace("k = MatMul", "other = Relu (x)\n        k = MatMul")
-    module = module_from(text)
-    given = {
-        "q": generator.standard_normal((3, 8)).astype(np.float32),
-        "x": generator.standard_normal((9, 16)).astype(np.float32),
-        "key_index": np.arange(9),
-        "key_starts": np.array([0, 2, 3, 9], np.int64),
-    }
-    lowered = lower(module, target)
-    check(module, lowered, given)
-    weights = [node for node in lowered.nodes() if node.op_type == "MatMul"]
-    ranks = [len(node.inputs[1].shape or ()) for node in weights if node.inputs[1] is not None]
-    assert ranks == ([3, 3] if absorbed else [2, 2])
-
-
 def test_what_is_few_depends_on_the_width() -> None:
     limits = []
     for width in ("64", "768", "W"):

@@ -233,3 +233,15 @@ def test_layers_of_integers_may_be_left_early_if_each_token_has_its_scale() -> N
     left, records = run_passes(module_from(encoder()), parse_pass_list(passes.format("tensor")))
     assert not any(node.op_type == "If" for node in left.graph)
     assert "one scale for all rows" in str(records[-1].misses)
+
+
+def test_layers_whose_tokens_stand_still_have_no_exits() -> None:
+    module = module_from(encoder(4))
+    for passes in (
+        "freeze-tokens{after=2},early-exit",
+        "freeze-tokens{after=2},remove-padding,early-exit",
+    ):
+        after, records = run_passes(module.clone(), parse_pass_list(passes))
+        assert not any(node.op_type == "If" for node in after.graph)
+        misses = [miss.reason for record in records for miss in record.misses]
+        assert any("freeze-tokens made them so" in reason for reason in misses)
