@@ -9,10 +9,12 @@ from dechaff.ir import DOMAIN, RULE_KEY, Module, shape_expressions
 from .exits.row_flow import RowFlow
 from .matching import integer_attribute, is_op, is_packed_attention, permutation, rank
 from .padding.token_rules import ELEMENTWISE
+from .skip_unread_rows import PACKED_RULE
 
-_PACKING_RULES = frozenset(["run-packed", "skip-unread-rows", "token-layout", "unpack"])
+_PACKING_RULES = frozenset(["run-packed", "token-layout", "unpack", PACKED_RULE])
 """What ``remove-padding`` writes, which packs what is computed token by token or row by row, and
-what ``skip-unread-rows`` computes for one token of each row."""
+what ``skip-unread-rows`` makes of packed tokens. Of padded ones it may move what works along the
+batch."""
 _OF_PACKED_TOKENS = frozenset(
     [
         "BiasGelu",

@@ -24,6 +24,8 @@ from .rewriter import GraphBuilder, Rewriter
 from .row_wise import RowOperands, row_operands
 
 _RULE = "skip-unread-rows"
+PACKED_RULE = "skip-unread-tokens"
+"""The rule on packed tokens, which leaves a part for each row of the batch on axis 0."""
 
 
 class SkipUnreadRows(Pass):
@@ -159,7 +161,8 @@ def _query_and_mask(attention: ir.Node, selection: Selection) -> RowOperands | s
 
 
 def _rewrite(selection: Selection, moved: _Moved, rewriter: Rewriter) -> None:
-    with rewriter.rewrite(_RULE, [*moved, selection.node], before=selection.node) as builder:
+    rule = _RULE if selection.layout is None else PACKED_RULE
+    with rewriter.rewrite(rule, [*moved, selection.node], before=selection.node) as builder:
         rows = _SelectedRows(selection, builder)
         for node, operands in moved.items():
             rows.compute(node, operands)

@@ -55,6 +55,15 @@ def test_rows_that_meet_are_not(after: str, outputs: str) -> None:
     assert not rows_are_independent(packed)
 
 
+def test_rows_that_meet_do_so_at_one_position_too() -> None:
+    after = "y = Relu (r) m = Softmax <axis = 0> (x) z = Gather <axis = 1> (m, first)"
+    _, packed, _ = remove_padding(layer(after, f"{STATES}, float[B,4] z"))
+    one_token, record = run_pass(SkipUnreadRows(), packed)
+    assert record.changed
+    assert any(map(is_packed_attention, one_token.graph))
+    assert not rows_are_independent(one_token)
+
+
 def test_an_input_that_all_rows_share_keeps_them_together() -> None:
     _, packed, _ = remove_padding(layer("y = Mul (r, s)", inputs=", float[4] s"))
     assert any(map(is_packed_attention, packed.graph))
