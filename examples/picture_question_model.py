@@ -11,13 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from examples.picture_questions import ANSWERS, LONGEST_QUESTION, PICTURE_SIZE, WORD_IDS
+from examples.picture_questions import (
+    ANSWERS,
+    CELL_SIZE,
+    LONGEST_QUESTION,
+    PICTURE_SIZE,
+    WORD_IDS,
+)
 
 HIDDEN_SIZE = 192
 NUM_HEADS = 6
 ENCODER_LAYERS = 6
 DECODER_LAYERS = 4
-PATCH_SIZE = 8
+PATCH_SIZE = CELL_SIZE
 
 
 class Attention(nn.Module):
@@ -113,20 +119,26 @@ class Encoder(nn.Module):
 class PictureQuestionModel(nn.Module):
     """A picture's patches and a question's words through one encoder, and a decoder over both."""
 
-    def __init__(self, hidden_size: int = HIDDEN_SIZE, num_heads: int = NUM_HEADS) -> None:
+    def __init__(
+        self,
+        hidden_size: int = HIDDEN_SIZE,
+        num_heads: int = NUM_HEADS,
+        encoder_layers: int = ENCODER_LAYERS,
+        decoder_layers: int = DECODER_LAYERS,
+    ) -> None:
         super().__init__()
         patches = (PICTURE_SIZE // PATCH_SIZE) ** 2
         self.patch_embedding = nn.Conv2d(3, hidden_size, PATCH_SIZE, stride=PATCH_SIZE)
         self.patch_positions = nn.Parameter(0.02 * torch.randn(patches, hidden_size))
         self.word_embedding = nn.Embedding(len(WORD_IDS) + 1, hidden_size)
         self.word_positions = nn.Parameter(0.02 * torch.randn(LONGEST_QUESTION, hidden_size))
-        shared = nn.ModuleList(EncoderLayer(hidden_size, num_heads) for _ in range(ENCODER_LAYERS))
+        shared = nn.ModuleList(EncoderLayer(hidden_size, num_heads) for _ in range(encoder_layers))
         self.picture_encoder = Encoder(shared)
         self.question_encoder = Encoder(shared)
         self.memory_norm = nn.LayerNorm(hidden_size)
         self.start = nn.Parameter(0.02 * torch.randn(1, 1, hidden_size))
         self.decoder = nn.ModuleList(
-            DecoderLayer(hidden_size, num_heads) for _ in range(DECODER_LAYERS)
+            DecoderLayer(hidden_size, num_heads) for _ in range(decoder_layers)
         )
         self.answer_norm = nn.LayerNorm(hidden_size)
         self.answer = nn.Linear(hidden_size, len(ANSWERS))
@@ -137,7 +149,7 @@ class PictureQuestionModel(nn.Module):
         """Logits float[B, number of answers].
 
         Args:
-            pixels: float[B, 3, 48, 48] in 0 to 1.
+            pixels: float[B, 3, 72, 72] in 0 to 1.
             question: int64[B, S], ids of words.
             question_mask: int64[B, S], 1 at words, 0 at padding.
         """

@@ -1,6 +1,6 @@
 """Made pictures of coloured shapes, and questions about them that need both to be answered.
 
-A picture shows one to eight shapes, each in a cell of a grid of four by four, on a noisy ground. A
+A picture shows one to ten shapes, each in a cell of a grid of six by six, on a noisy ground. A
 question asks whether a shape is there, what is left of or above it, how many there are, or of which
 there are more: some ask for a look, others for counting or for two looks in a row. The noise, too,
 differs from picture to picture.
@@ -24,9 +24,12 @@ COLOURS = {
     "yellow": (0.95, 0.85, 0.1),
 }
 SHAPES = ("disc", "square", "triangle", "cross")
-PICTURE_SIZE = 48
+CELL_SIZE, GRID_SIZE = 12, 6
+PICTURE_SIZE = CELL_SIZE * GRID_SIZE
 """Pixels of a side."""
-ANSWERS = ("no", "yes", *COLOURS, *SHAPES, *map(str, range(9)))
+MOST_THINGS = 10
+QUESTIONS_EACH = 8
+ANSWERS = ("no", "yes", *COLOURS, *SHAPES, *map(str, range(MOST_THINGS + 1)))
 _WORDS = (
     *("is", "there", "a", "how", "many", "what", "colour", "shape", "the", "thing", "things"),
     *("next", "left", "right", "above", "below", "of", "more", "than", "are", "or", "?"),
@@ -38,9 +41,6 @@ WORD_IDS = {word: number for number, word in enumerate(_WORDS, start=1)}
 """0 is padding."""
 LONGEST_QUESTION = 12
 
-_GRID = 4
-_CELL = PICTURE_SIZE // _GRID
-_MOST_THINGS = 8
 _STRONGEST_NOISE = 0.3
 _PICTURES_AT_ONCE = 1024
 
@@ -55,7 +55,7 @@ class Questions:
     """Pictures, each with questions of its own.
 
     Attributes:
-        pictures: uint8[P, 3, 48, 48].
+        pictures: uint8[P, 3, 72, 72].
         picture: int64[N], the picture that each question is about.
         kinds: the kind of each question, N of them.
         ids: int64[N, 12], words of the question, 0 behind its end.
@@ -83,7 +83,7 @@ class Questions:
             yield self.inputs(np.arange(start, min(start + size, count)))
 
 
-def make_questions(num_pictures: int, seed: int, questions_each: int = 4) -> Questions:
+def make_questions(num_pictures: int, seed: int, questions_each: int = QUESTIONS_EACH) -> Questions:
     """Pictures with questions, the same for the same seed."""
     chance = random.Random(seed)
     scenes = [_scene(chance) for _ in range(num_pictures)]
@@ -111,8 +111,8 @@ def make_questions(num_pictures: int, seed: int, questions_each: int = 4) -> Que
 
 
 def _scene(chance: random.Random) -> Scene:
-    cells = [(row, column) for row in range(_GRID) for column in range(_GRID)]
-    taken = chance.sample(cells, chance.randint(1, _MOST_THINGS))
+    cells = [(row, column) for row in range(GRID_SIZE) for column in range(GRID_SIZE)]
+    taken = chance.sample(cells, chance.randint(1, MOST_THINGS))
     return {cell: (chance.choice(tuple(COLOURS)), chance.choice(SHAPES)) for cell in taken}
 
 
@@ -196,21 +196,23 @@ _KINDS: dict[str, Callable[[Scene, random.Random], tuple[str, str] | None]] = {
 
 
 def _draw(scenes: list[Scene], generator: np.random.Generator) -> Array:
-    """Pictures uint8[P, 3, 48, 48]."""
+    """Pictures uint8[P, 3, 72, 72]."""
     things = [(n, *cell, *thing) for n, scene in enumerate(scenes) for cell, thing in scene.items()]
     number, row, column, colours, shapes = zip(*things, strict=True)
-    y, x = np.mgrid[:_CELL, :_CELL] - (_CELL - 1) / 2
+    y, x = np.mgrid[:CELL_SIZE, :CELL_SIZE] - (CELL_SIZE - 1) / 2
     radius, down, across = generator.uniform(
         (3.5, -0.8, -0.8), (5.0, 0.8, 0.8), (len(things), 3)
     ).T[..., None, None]
     inside = _inside(np.array(shapes)[:, None, None], y - down, x - across, radius)
-    ground = generator.uniform(0.3, 0.7, (len(scenes), 1, 1, 1, 1, 1))
-    cells = np.broadcast_to(ground, (len(scenes), _GRID, _GRID, _CELL, _CELL, 3)).copy()
-    paint = np.array([COLOURS[colour] for colour in colours])[:, None, None]
+    ground = generator.uniform(0.3, 0.7, (len(scenes), 1, 1, 1, 1, 1)).astype(np.float32)
+    cells = np.broadcast_to(
+        ground, (len(scenes), GRID_SIZE, GRID_SIZE, CELL_SIZE, CELL_SIZE, 3)
+    ).copy()
+    paint = np.array([COLOURS[colour] for colour in colours], np.float32)[:, None, None]
     place = np.array(number), np.array(row), np.array(column)
     cells[place] = np.where(inside[..., None], paint, cells[place])
     pictures = cells.transpose(0, 5, 1, 3, 2, 4).reshape(-1, 3, PICTURE_SIZE, PICTURE_SIZE)
-    strength = generator.uniform(0, _STRONGEST_NOISE, (len(scenes), 1, 1, 1))
+    strength = generator.uniform(0, _STRONGEST_NOISE, (len(scenes), 1, 1, 1)).astype(np.float32)
     noise = strength * generator.standard_normal(pictures.shape, np.float32)
     return (255 * (pictures + noise).clip(0, 1)).astype(np.uint8)
 

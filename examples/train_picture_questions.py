@@ -16,11 +16,15 @@ same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import collections
+import concurrent.futures
+import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +35,7 @@ from torch import nn
 
 from dechaff.layerwise_loss import layerwise_loss
 from examples.picture_question_model import ENCODER_LAYERS, PictureQuestionModel
-from examples.picture_questions import Questions, make_questions
+from examples.picture_questions import QUESTIONS_EACH, Questions, make_questions
 
 LEARNING_RATE = 1e-3
 WARM_UP = 0.05
@@ -56,6 +60,21 @@ def to_tensors(inputs: dict[str, Any], device: torch.device) -> dict[str, torch.
     return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
 
 
+def epochs_of_questions(settings: argparse.Namespace, first: int) -> Iterator[Questions]:
+    """Those of each epoch, made in another process while the ones before are trained on."""
+    spawned = multiprocessing.get_context("spawn")
+    epochs = iter(range(first, settings.epochs))
+    with concurrent.futures.ProcessPoolExecutor(1, spawned) as pool:
+        made = collections.deque[concurrent.futures.Future[Questions]]()
+        while True:
+            for epoch in itertools.islice(epochs, 2 - len(made)):
+                seed = settings.seed * 1000 + epoch
+                made.append(pool.submit(make_questions, settings.pictures, seed))
+            if not made:
+                return
+            yield made.popleft().result()
+
+
 class Training:
     """One run, from its first epoch or from the end of the last complete one."""
 
@@ -68,7 +87,7 @@ class Training:
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
         )
-        steps = settings.epochs * -(-4 * settings.pictures // settings.batch_size)
+        steps = settings.epochs * -(-QUESTIONS_EACH * settings.pictures // settings.batch_size)
         rise = max(1, int(WARM_UP * steps))
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer,
@@ -79,15 +98,15 @@ class Training:
 
     def run(self, console: Console) -> None:
         """Train what is left of the epochs; each has pictures of its own."""
+        first = len(self._history)
         with Progress(console=console, disable=not console.is_terminal) as progress:
-            for epoch in range(len(self._history), self._settings.epochs):
-                self._train_epoch(epoch, progress)
+            for epoch, questions in enumerate(epochs_of_questions(self._settings, first), first):
+                self._train_epoch(epoch, questions, progress)
                 self._save(epoch + 1)
                 console.print(f"epoch {epoch + 1}: {json.dumps(self._history[-1])}")
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> None:
+    def _train_epoch(self, epoch: int, made: Questions, progress: Progress) -> None:
         settings = self._settings
-        made = make_questions(settings.pictures, seed=settings.seed * 1000 + epoch)
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(made.answers))
         chance = torch.Generator().manual_seed(settings.seed * 1000 + epoch)
         self.model.train()
@@ -174,9 +193,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--pictures", type=int, default=20_000, help="new ones for every epoch")
-    parser.add_argument("--dev-pictures", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--pictures", type=int, default=10_000, help="new ones for every epoch")
+    parser.add_argument("--dev-pictures", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cpu")

@@ -48,7 +48,7 @@ def test_inputs_are_padded_to_the_longest_question() -> None:
     lengths = (made.ids[rows] != 0).sum(axis=1)
     assert inputs["question"].shape == (3, lengths.max())
     assert inputs["question_mask"].sum(axis=1).tolist() == lengths.tolist()
-    assert inputs["pixels"].shape == (3, 3, 48, 48)
+    assert inputs["pixels"].shape == (3, 3, 72, 72)
     assert 0 <= inputs["pixels"].min() <= inputs["pixels"].max() <= 1
 
 
@@ -58,7 +58,7 @@ def test_training_ends_the_same_after_an_interruption(
     import torch
 
     def run(name: str) -> None:
-        sizes = ["--epochs", "2", "--pictures", "4", "--dev-pictures", "4", "--batch-size", "8"]
+        sizes = ["--epochs", "2", "--pictures", "4", "--dev-pictures", "4", "--batch-size", "16"]
         train_picture_questions.main(["-o", str(tmp_path / name), *sizes])
 
     run("whole")
