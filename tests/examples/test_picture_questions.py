@@ -25,7 +25,7 @@ def test_the_same_seed_makes_the_same_questions() -> None:
 
 def test_neither_the_picture_nor_the_question_alone_tells_the_answer() -> None:
     made = make_questions(2000, 0)
-    best_by_question = {}
+    best_by_question: dict[str, list[int]] = {}
     for row in range(len(made.answers)):
         best_by_question.setdefault(text(made, row), []).append(made.answers[row])
     guessed = sum(np.bincount(answers).max() for answers in best_by_question.values())
