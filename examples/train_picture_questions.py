@@ -5,8 +5,9 @@ Pictures and questions are made by the script (``picture_questions.py``)::
     python -m examples.train_picture_questions -o build/picture-questions
     python -m examples.train_picture_questions -o build/picture-questions --device cuda --bfloat16
 
-The second took eight minutes for 20 epochs of 80,000 questions on one H200; two cores take hours for
-as many. One encoder encodes the picture's patches and, apart from them, the question's words, with the same
+The second took eight minutes for 20 epochs of 80,000 questions on one H200; two cores take hours.
+
+One encoder encodes the picture's patches and, apart from them, the question's words, with the same
 weights; a decoder attends to both and answers with one word (the decomposition of MuE, CVPR 2023,
 section 3.1, on a model like OFA's). So that it can be left early, every layer of the decoder
 answers during training, by the model's own head (section 3.3), and the decoder learns to read
