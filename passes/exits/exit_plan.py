@@ -91,10 +91,11 @@ def reason_against(
         return first, "the batch size is fixed: export the model with an open first dimension"
     layers = _layers(stack, options)
     if not layers:
-        inside = f"no exit asked for lies inside its {len(stack.boundaries)} layers"
+        reason = f"no exit asked for lies inside its {len(stack.boundaries)} layers"
         closed = ", ".join(map(str, sorted(_closed_layers(stack))))
-        behind = f"; after {closed} later layers read keys of a state before: freeze-tokens"
-        return first, inside + (behind if closed else "")
+        if closed:
+            reason += f"; after {closed} later layers read keys of a state before: freeze-tokens"
+        return first, reason
     refusal = reason_against_side_results(module.graph, flow, stack, layers[0])
     if refusal is not None:
         return refusal

@@ -28,11 +28,10 @@ def what_is_read(state: ir.Value, module: Module, flow: RowFlow) -> ir.Value:
             continue
         computing = {*ancestors(selection.source), selection.node}
         picked = selection.node.outputs[0]
-        through = [v for v in behind if v is state or (v.producer() in computing and v is not picked)]
+        through = {state, *(v for v in behind if v.producer() in computing)} - {picked}
         nodes = {use.node for value in through for use in value.uses()}
         read_elsewhere = any(value.is_graph_output() for value in through) or nodes - computing
         mixed = any(flow.mixes_rows(node) for node in nodes)
         if not read_elsewhere and not mixed and flow.batch_axis(picked) == 0:
             return picked
     return state
-
