@@ -91,11 +91,11 @@ def reason_against(
         return first, "the batch size is fixed: export the model with an open first dimension"
     layers = _layers(stack, options)
     if not layers:
-        reason = f"no exit asked for lies inside its {len(stack.boundaries)} layers"
+        none = f"no exit asked for lies inside its {len(stack.boundaries)} layers"
         closed = ", ".join(map(str, sorted(_closed_layers(stack))))
         if closed:
-            reason += f"; after {closed} later layers read keys of a state before: freeze-tokens"
-        return first, reason
+            none += f"; after {closed} later layers read keys of a state before: freeze-tokens"
+        return first, none
     refusal = reason_against_side_results(module.graph, flow, stack, layers[0])
     if refusal is not None:
         return refusal
