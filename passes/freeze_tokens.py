@@ -49,7 +49,7 @@ class FreezeTokens(Approximation):
     layers. This is what CaiT's class-attention layers compute (ICCV 2021, section 3.2), with a
     model that was trained otherwise: in MiniLM-L6 for SST-2 the last two layers may be such at no
     loss, where their keys and values are fitted to what they were. Models that read all tokens
-    become no faster, and no edits are proposed for them. Exits decline behind it.
+    become no faster, and no edits are proposed for them. Exits lie before layer ``after`` or at it.
 
     Before, for ``freeze-tokens{after=1}``::
 
