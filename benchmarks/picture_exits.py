@@ -38,11 +38,10 @@ from examples.picture_questions import Questions, make_questions
 
 STACKS = ("picture_encoder", "question_encoder", "decoder")
 _TIMED_ROWS = {1: 96, 16: 480}
-_KEEPS = (0.995, 0.99, 0.98, 0.95)
+_KEEPS = (0.99, 0.98, 0.95)
 _VARIANTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "similarity in all (MuE)": ("similarity", "similarity", "similarity"),
     "similarity, in the decoder entropy": ("similarity", "similarity", "entropy"),
-    "similarity, in the decoder gap": ("similarity", "similarity", "gap"),
     "similarity, in the decoder patience": ("similarity", "similarity", "patience"),
     "in the decoder alone, entropy (DeeBERT)": (None, None, "entropy"),
     "in the decoder alone, patience (PABEE)": (None, None, "patience"),
