@@ -27,14 +27,14 @@ def gather_from_other_stacks(flow: RowFlow, graph: ir.Graph, stack: Stack) -> st
         node = value.producer()
         if node is None or flow.is_free(value):
             continue
-        if not _is_costly(node) and len(list(value.uses())) < 2:
+        if not is_costly(node) and len(list(value.uses())) < 2:
             continue
         layout = layouts.get(_first_size(value))
         if flow.batch_axis(value) == 0:
             flow.gathered[value] = None
         elif layout is not None:
             flow.gathered[value] = layout
-        elif _is_costly(node) and _is_read_by(value, own):
+        elif is_costly(node) and _is_read_by(value, own):
             return f"rows of what it reads cannot be told apart: {node_text(node)}"
     return None
 
@@ -45,12 +45,12 @@ def _computed_beside(graph: ir.Graph, own: set[ir.Value]) -> list[ir.Value]:
     for node in graph:
         if node.outputs[0] in own:
             continue
-        if _is_costly(node) or any(value in found for value in values_read(node)):
+        if is_costly(node) or any(value in found for value in values_read(node)):
             found.update(dict.fromkeys(node.outputs))
     return list(found)
 
 
-def _is_costly(node: ir.Node) -> bool:
+def is_costly(node: ir.Node) -> bool:
     """Whether a node must not run once more for some rows: attention, and what has branches."""
     has_branches = any(a.type is ir.AttributeType.GRAPH for a in node.attributes.values())
     return has_branches or is_op(node, "Attention") or is_packed_attention(node)
