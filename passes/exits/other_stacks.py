@@ -25,7 +25,7 @@ def gather_from_other_stacks(flow: RowFlow, graph: ir.Graph, stack: Stack) -> st
     layouts = _layouts(graph)
     for value in _computed_beside(graph, own):
         node = value.producer()
-        if node is None or flow.is_free(value):
+        if node is None or flow.is_free(value) or _counts_tokens(node):
             continue
         if not is_costly(node) and len(list(value.uses())) < 2:
             continue
@@ -56,6 +56,11 @@ def is_costly(node: ir.Node) -> bool:
     return has_branches or is_op(node, "Attention") or is_packed_attention(node)
 
 
+def _counts_tokens(node: ir.Node) -> bool:
+    """Whether it tells where tokens lie: some rows' tokens are counted anew, from their mask."""
+    return (node.domain, node.op_type) == (DOMAIN, "TokenLayout")
+
+
 def _is_read_by(value: ir.Value, own: set[ir.Value]) -> bool:
     return any(result in own for user, _ in value.uses() for result in user.outputs)
 
@@ -65,7 +70,7 @@ def _layouts(graph: ir.Graph) -> dict[str, TokenLayout]:
     return {
         _first_size(node.outputs[0]): (node.outputs[0], node.inputs[0])
         for node in graph
-        if (node.domain, node.op_type) == (DOMAIN, "TokenLayout") and node.inputs[0] is not None
+        if _counts_tokens(node) and node.inputs[0] is not None
     }
 
 
