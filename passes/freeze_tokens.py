@@ -15,9 +15,10 @@ from .fuse_bias_gelu import dense_and_bias
 from .matching import is_op, only_consumer, same_dim
 from .part_removal import path_to_dense
 from .pass_context import PassContext
-from .reconstruction import Floats, damping, token_rows
+from .reconstruction import damping
 from .rewriter import GraphBuilder, Rewriter
 from .skip_unread_rows import SkipUnreadRows
+from .token_rows import Floats, token_rows
 
 _RULE = "freeze-tokens"
 
