@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from dechaff.backends.openvino.blocks import restore_blocks_of_rows
 from dechaff.backends.openvino.grouped_attention import lower_to_grouped_attention
 from dechaff.backends.openvino.rounding import place_roundings
 from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
@@ -162,6 +163,7 @@ def lower(
     if has_blockwise_weights(module):
         drop_annotations(lowered)
     if target == "openvino":
+        restore_blocks_of_rows(Rewriter(lowered))
         place_roundings(Rewriter(lowered))
         lowered.model.metadata_props[RUNTIME_KEY] = target
     return lowered
