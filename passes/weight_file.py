@@ -40,6 +40,7 @@ class WeightFile:
         # Written as a file and not through the mapping: a full disk is then an error.
         self._file.seek(self._used)
         self._file.write(np.ascontiguousarray(array).data.cast("B"))
+        self._file.flush()
         kept = np.frombuffer(self._mapped, array.dtype, array.size, self._used)
         self._used += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
         return kept.reshape(array.shape)
@@ -47,7 +48,7 @@ class WeightFile:
     def _open(self, size: int) -> None:
         if self._file is not None:
             self._file.close()
-        self._file = tempfile.TemporaryFile(prefix="dechaff-", buffering=0)  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(prefix="dechaff-")  # noqa: SIM115
         self._file.truncate(size)
         self._mapped = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ)
         self._used = 0

@@ -15,7 +15,10 @@ from typing import Literal, get_args
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from dechaff.backends.openvino.blocks import restore_blocks_of_rows
+from dechaff.backends.openvino.blocks import (
+    lower_int4_gather_to_arithmetic,
+    restore_blocks_of_rows,
+)
 from dechaff.backends.openvino.grouped_attention import lower_to_grouped_attention
 from dechaff.backends.openvino.rounding import place_roundings
 from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
@@ -104,6 +107,7 @@ _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
 _OPENVINO_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
     "BlockwiseRestore": lower_blockwise_restore,
+    "Int4Gather": lower_int4_gather_to_arithmetic,
     "Pack": lower_pack,
     "VarlenAttention": _first_that_fits(lower_one_query_attention, lower_to_grouped_attention),
 }
@@ -155,9 +159,9 @@ def lower(
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     attach_functions(lowered)  # of dialect operators that a lowering made
     _inline_dialect(lowered)
+    if target != "portable" and rows_are_independent(module):
+        lowered.model.metadata_props[ROWS_KEY] = INDEPENDENT
     if target == "cpu":
-        if rows_are_independent(module):
-            lowered.model.metadata_props[ROWS_KEY] = INDEPENDENT
         widen_rows(Rewriter(lowered))
         common_passes.RemoveUnusedNodesPass()(lowered.model)
     if has_blockwise_weights(module):

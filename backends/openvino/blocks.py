@@ -11,8 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from dechaff.ir import constant_value
-from dechaff.passes import Rewriter
-from dechaff.passes.matching import integer_attribute, is_op
+from dechaff.passes import GraphBuilder, Rewriter
+from dechaff.passes.matching import integer_attribute, is_op, sizes_of
+
+_FLOAT = {"to": ir.DataType.FLOAT}
 
 
 def restore_blocks_of_rows(rewriter: Rewriter) -> None:
@@ -30,12 +32,52 @@ def _restore(node: ir.Node, rewriter: Rewriter) -> None:
     rank, blocks = len(scale.shape), scale.shape[-1]
     if integer_attribute(node, "axis", 1) not in (-1, rank - 1) or not isinstance(blocks, int):
         return
-    leading = [0] * (rank - 1)  # as the input has them
     with rewriter.rewrite("restore-blocks", [node]) as builder:
-        floats = builder.op("Cast", [integers], {"to": ir.DataType.FLOAT})
-        apart = builder.constant(np.array([*leading, blocks, block], np.int64), "blocks")
+        floats = builder.op("Cast", [integers], _FLOAT)
+        builder.replace(node.outputs[0], _scaled(floats, scale, rank, (blocks, block), builder))
+
+
+def lower_int4_gather_to_arithmetic(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Take bytes apart by arithmetic: OpenVINO rounds where ``BitShift`` cuts off."""
+    table, scale, ids = node.inputs
+    scales = constant_value(scale)
+    if scales is None or ids is None or ids.shape is None:
+        return False
+    rank, block = len(ids.shape) + 1, node.attributes["block_size"].as_int()
+    with rewriter.rewrite("lower-int4-gather", [node]) as builder:
+        rows, factors = (builder.op("Gather", [each, ids], {"axis": 0}) for each in (table, scale))
+        nibble = builder.constant(np.array(15, np.uint8), "nibble")
+        whole = builder.op("Cast", [rows], _FLOAT)
+        low = builder.op("Cast", [builder.op("BitwiseAnd", [rows, nibble])], _FLOAT)
+        sixteenth = builder.constant(np.array(1 / 16, np.float32), "sixteenth")
+        high = builder.op("Mul", [builder.op("Sub", [whole, low]), sixteenth])
         last = builder.constant(np.array([-1], np.int64), "last_axis")
-        together = builder.constant(np.array([*leading, blocks * block], np.int64), "rows")
-        factor = builder.op("Unsqueeze", [scale, last])
-        restored = builder.op("Mul", [builder.op("Reshape", [floats, apart]), factor])
-        builder.replace(node.outputs[0], builder.op("Reshape", [restored, together]))
+        columns = [builder.op("Unsqueeze", [each, last]) for each in (low, high)]
+        pairs = builder.op("Concat", columns, {"axis": -1})
+        zero_point = builder.constant(np.array(8, np.float32), "zero_point")
+        integers = builder.op("Sub", [pairs, zero_point])
+        sizes = (sizes_of(scales)[1], block)
+        builder.replace(node.outputs[0], _scaled(integers, factors, rank, sizes, builder))
+    return True
+
+
+def _scaled(
+    floats: ir.Value, scale: ir.Value, rank: int, sizes: tuple[int, int], builder: GraphBuilder
+) -> ir.Value:
+    """Rows, times the scales of their blocks.
+
+    Args:
+        floats: float32[..., columns], or with more axes in the place of the last.
+        scale: float32[..., blocks].
+        rank: that of the rows.
+        sizes: number of blocks, and columns of a block.
+        builder: where it goes.
+    """
+    blocks, block = sizes
+    leading = [0] * (rank - 1)  # as the input has them
+    apart = builder.constant(np.array([*leading, blocks, block], np.int64), "blocks")
+    together = builder.constant(np.array([*leading, blocks * block], np.int64), "rows")
+    last = builder.constant(np.array([-1], np.int64), "last_axis")
+    factor = builder.op("Unsqueeze", [scale, last])
+    restored = builder.op("Mul", [builder.op("Reshape", [floats, apart]), factor])
+    return builder.op("Reshape", [restored, together])
