@@ -17,7 +17,7 @@ import onnx_ir.passes.common as common_passes
 
 from dechaff.backends.openvino.blocks import (
     lower_int4_gather_to_arithmetic,
-    restore_blocks_of_rows,
+    restore_blocks,
 )
 from dechaff.backends.openvino.grouped_attention import lower_to_grouped_attention
 from dechaff.backends.openvino.rounding import place_roundings
@@ -167,7 +167,7 @@ def lower(
     if has_blockwise_weights(module):
         drop_annotations(lowered)
     if target == "openvino":
-        restore_blocks_of_rows(Rewriter(lowered))
+        restore_blocks(Rewriter(lowered))
         place_roundings(Rewriter(lowered))
         lowered.model.metadata_props[RUNTIME_KEY] = target
     return lowered

@@ -1,11 +1,13 @@
 """Blocks of integers that are restored at run time, in operators that OpenVINO has.
 
-Its importer takes ``DequantizeLinear`` with blocks where all sizes are known, as those of a matrix
-of weights are, which its products then multiply as it is stored. Rows that are looked up in a table
-are as many as the inputs say.
+Its importer takes ``DequantizeLinear`` with blocks where all sizes are known and blocks divide
+them. Such are most matrices of weights, which its products then multiply as they are stored. Rows
+that are looked up in a table are as many as the inputs say.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import onnx_ir as ir
@@ -14,20 +16,26 @@ from dechaff.ir import constant_value
 from dechaff.passes import GraphBuilder, Rewriter
 from dechaff.passes.matching import integer_attribute, is_op, sizes_of
 
+_LEAST_BLOCK = 8
 _FLOAT = {"to": ir.DataType.FLOAT}
 
 
-def restore_blocks_of_rows(rewriter: Rewriter) -> None:
-    """Spell each ``DequantizeLinear`` out whose blocks lie in rows that are computed."""
+def restore_blocks(rewriter: Rewriter) -> None:
+    """Put each ``DequantizeLinear`` with blocks that OpenVINO has not into another form."""
     for node in list(rewriter.module.graph):
-        if is_op(node, "DequantizeLinear") and constant_value(node.inputs[0]) is None:
-            _restore(node, rewriter)
+        block = integer_attribute(node, "block_size", 0)
+        if not is_op(node, "DequantizeLinear") or not block or len(node.inputs) > 2:
+            continue
+        if constant_value(node.inputs[0]) is None:
+            _spell_out(node, block, rewriter)
+        else:
+            _fit_blocks(node, block, rewriter)
 
 
-def _restore(node: ir.Node, rewriter: Rewriter) -> None:
-    block = integer_attribute(node, "block_size", 0)
-    integers, scale = node.inputs[:2]
-    if not block or len(node.inputs) > 2 or scale is None or scale.shape is None:
+def _spell_out(node: ir.Node, block: int, rewriter: Rewriter) -> None:
+    """Rows that are computed: times the scales of their blocks."""
+    integers, scale = node.inputs
+    if scale is None or scale.shape is None:
         return
     rank, blocks = len(scale.shape), scale.shape[-1]
     if integer_attribute(node, "axis", 1) not in (-1, rank - 1) or not isinstance(blocks, int):
@@ -35,6 +43,29 @@ def _restore(node: ir.Node, rewriter: Rewriter) -> None:
     with rewriter.rewrite("restore-blocks", [node]) as builder:
         floats = builder.op("Cast", [integers], _FLOAT)
         builder.replace(node.outputs[0], _scaled(floats, scale, rank, (blocks, block), builder))
+
+
+def _fit_blocks(node: ir.Node, block: int, rewriter: Rewriter) -> None:
+    """Weights whose last block is cut short: smaller blocks, or float32 where they were tiny."""
+    weight, scale = map(constant_value, node.inputs)
+    if weight is None or scale is None or integer_attribute(node, "axis", 1) != 0:
+        return
+    rows = sizes_of(weight)[0]
+    if rows % block == 0:
+        return
+    shared = math.gcd(rows, block)
+    scales = np.repeat(scale.numpy(), block // shared, axis=0)[: rows // shared]
+    with rewriter.rewrite("fit-blocks", [node]) as builder:
+        if shared < _LEAST_BLOCK:
+            floats = weight.numpy().astype(np.float32) * np.repeat(scales, shared, axis=0)
+            y = builder.constant(floats, "weight")
+        elif shared == rows:
+            operands = [node.inputs[0], builder.constant(scales[0], "weight_scale")]
+            y = builder.op("DequantizeLinear", operands, {"axis": 1})
+        else:
+            operands = [node.inputs[0], builder.constant(scales, "weight_scale")]
+            y = builder.op("DequantizeLinear", operands, {"axis": 0, "block_size": shared})
+        builder.replace(node.outputs[0], y)
 
 
 def lower_int4_gather_to_arithmetic(node: ir.Node, rewriter: Rewriter) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dechaff.backends import OpenVinoSession, Session, lower
-from dechaff.backends.openvino.blocks import restore_blocks_of_rows
+from dechaff.backends.openvino.blocks import restore_blocks
 from dechaff.passes import Rewriter
 from tests.passes.rewrite_checks import module_from, relative_error
 from tests.passes.test_quantize_weights import TABLE, correlated, quantized, two_layers
@@ -28,11 +28,13 @@ def test_rows_of_tables_are_restored_exactly(bits: int, group: int) -> None:
     assert OpenVinoSession(lower(after, "openvino")).run(none)["y"].shape == (0, 2, 64)
 
 
-@pytest.mark.parametrize("group", [0, 16, 256])
+@pytest.mark.parametrize(
+    ("features", "group"), [(64, 0), (64, 16), (64, 256), (40, 16), (40, 256), (37, 16), (37, 64)]
+)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_products_agree_with_the_reference(bits: int, group: int) -> None:
-    after = quantized(two_layers(40), bits=bits, group=group)  # 40 is no multiple of a group
-    x = correlated(7, 40)
+def test_products_agree_with_the_reference(bits: int, features: int, group: int) -> None:
+    after = quantized(two_layers(features), bits=bits, group=group)  # some are cut short
+    x = correlated(7, features)
     expected = Session(after, graph_optimizations=False).run({"x": x})["y"]
     # Activations may be rounded to 8 bits within the product, as in ONNX Runtime's kernel.
     found = OpenVinoSession(lower(after, "openvino")).run({"x": x})["y"]
@@ -57,7 +59,7 @@ def test_only_blocks_along_rows_are_spelled_out(
         text = text.replace("scale)", "scale, int8[R,2] zero)", 1)
     module = module_from(text)
     expected = module.clone()
-    restore_blocks_of_rows(Rewriter(module))
+    restore_blocks(Rewriter(module))
     used = [node.op_type for node in module.graph]
     assert ("Reshape" in used) == is_restored
     if not is_restored:

@@ -12,6 +12,8 @@ from tests.passes.test_remove_padding import STATES, layer, remove_padding
 
 POOLED = "p = Gather <axis = 1> (r, first)"
 OF_INPUT = "q = Gather <axis = 1> (x, first)"
+ROUNDED = """scale = Constant <value = float{size} {{0.1}}> ()
+    q = QuantizeLinear <axis = {axis}> (r, scale) y = DequantizeLinear <axis = {axis}> (q, scale)"""
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,8 @@ OF_INPUT = "q = Gather <axis = 1> (x, first)"
         (f"{POOLED} y = MatMul (p, w)", "float[B,4] y"),
         ("y = Relu (r) z = Softmax <axis = 2> (y)", f"{STATES}, float[B,S,4] z"),
         ("size = Shape (r) y = Reshape (r, size)", STATES),
+        (ROUNDED.format(size="", axis=1), STATES),
+        (ROUNDED.format(size="[1]", axis=2), STATES),
     ],
 )
 def test_rows_that_never_meet_are_independent(after: str, outputs: str) -> None:
@@ -42,6 +46,8 @@ def test_rows_that_never_meet_are_independent(after: str, outputs: str) -> None:
         (f"y = Relu (r) {OF_INPUT} z = GatherND (q, ends)", f"{STATES}, float z"),
         (f"{POOLED} t = Gather <axis = 0> (p, first) y = Add (p, t)", "float[B,4] y"),
         (f"{POOLED} y = CumSum (p, nothing)", "float[B,4] y"),
+        (ROUNDED.format(size="[1]", axis=0), STATES),
+        (ROUNDED.format(size="[1]", axis=-3), STATES),
         (
             f"{POOLED} size = Shape <end = 1> (p) m = Cast <to = 1> (size) y = Div (p, m)",
             "float[B,4] y",
