@@ -22,8 +22,7 @@ class WeightFile:
     """Keeps large arrays in files without a name, which go with the last array in them."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] | None = None
-        self._mapped: mmap.mmap | None = None
+        self._current: tuple[IO[bytes], mmap.mmap] | None = None
         self._used = 0
 
     def keep(self, array: Array) -> Array:
@@ -34,21 +33,22 @@ class WeightFile:
         """
         if array.nbytes < _IN_MEMORY_BYTES:
             return np.ascontiguousarray(array)
-        if self._mapped is None or self._used + array.nbytes > len(self._mapped):
-            self._open(max(_PIECE_BYTES, array.nbytes))
-        assert self._file is not None  # it was opened
+        file, mapped = self._piece(array.nbytes)
         # Written as a file and not through the mapping: a full disk is then an error.
-        self._file.seek(self._used)
-        self._file.write(np.ascontiguousarray(array).data.cast("B"))
-        self._file.flush()
-        kept = np.frombuffer(self._mapped, array.dtype, array.size, self._used)
+        file.seek(self._used)
+        file.write(np.ascontiguousarray(array).data.cast("B"))
+        file.flush()
+        kept: Array = np.frombuffer(mapped, array.dtype, array.size, self._used)
         self._used += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
         return kept.reshape(array.shape)
 
-    def _open(self, size: int) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = tempfile.TemporaryFile(prefix="dechaff-")  # noqa: SIM115
-        self._file.truncate(size)
-        self._mapped = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ)
-        self._used = 0
+    def _piece(self, size: int) -> tuple[IO[bytes], mmap.mmap]:
+        """The file and its mapping, with room for so many bytes more."""
+        if self._current is None or self._used + size > len(self._current[1]):
+            if self._current is not None:
+                self._current[0].close()
+            file = tempfile.TemporaryFile(prefix="dechaff-")  # noqa: SIM115
+            file.truncate(max(_PIECE_BYTES, size))
+            mapped = mmap.mmap(file.fileno(), max(_PIECE_BYTES, size), access=mmap.ACCESS_READ)
+            self._current, self._used = (file, mapped), 0
+        return self._current

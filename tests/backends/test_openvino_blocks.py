@@ -8,6 +8,7 @@ import pytest
 from dechaff.backends import OpenVinoSession, Session, lower
 from dechaff.backends.openvino.blocks import restore_blocks
 from dechaff.passes import Rewriter
+from tests.model_runner import Array
 from tests.passes.rewrite_checks import module_from, relative_error
 from tests.passes.test_quantize_weights import TABLE, correlated, quantized, two_layers
 
@@ -65,7 +66,7 @@ def test_only_blocks_along_rows_are_spelled_out(
     if not is_restored:
         return
     generator = np.random.default_rng(0)
-    inputs = {
+    inputs: dict[str, Array] = {
         "q": generator.integers(-128, 128, (3, 8)).astype(np.int8),
         "scale": generator.random((3, 2)).astype(np.float32),
     }

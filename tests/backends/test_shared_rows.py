@@ -13,6 +13,7 @@ from dechaff.backends.openvino.shared_rows import deal
 from dechaff.ir import Module, UsageError
 from tests.model_runner import Array
 from tests.passes.test_remove_padding import MASKS, layer, random_states, remove_padding
+from tests.passes.test_row_independence import rounded
 
 TWO = SessionSettings(2, requests=2)
 
@@ -100,3 +101,8 @@ def test_rows_are_dealt_once_and_tokens_evenly(rows: int, count: int) -> None:
     if rows == 16:
         tokens = [lengths[share].sum() for share in shares]
         assert max(tokens) - min(tokens) < lengths.max()
+
+
+def test_rounded_models_run_in_parts_in_openvino_alone() -> None:
+    assert isinstance(start_session(lower(rounded(), "openvino")), SharedRows)
+    assert isinstance(start_session(lower(rounded())), Session)
