@@ -15,9 +15,10 @@ from .fuse_bias_gelu import dense_and_bias
 from .matching import is_op, only_consumer, same_dim
 from .part_removal import path_to_dense
 from .pass_context import PassContext
-from .reconstruction import Floats, damping, token_rows
+from .reconstruction import damping
 from .rewriter import GraphBuilder, Rewriter
 from .skip_unread_rows import SkipUnreadRows
+from .token_rows import Floats, token_rows
 
 _RULE = "freeze-tokens"
 
@@ -49,7 +50,7 @@ class FreezeTokens(Approximation):
     layers. This is what CaiT's class-attention layers compute (ICCV 2021, section 3.2), with a
     model that was trained otherwise: in MiniLM-L6 for SST-2 the last two layers may be such at no
     loss, where their keys and values are fitted to what they were. Models that read all tokens
-    become no faster, and no edits are proposed for them. Exits decline behind it.
+    become no faster, and no edits are proposed for them. Exits lie before layer ``after`` or at it.
 
     Before, for ``freeze-tokens{after=1}``::
 

@@ -65,7 +65,7 @@ _DEFAULT: tuple[type[Pass], ...] = (
     FuseBiasGelu,
     SkipUnreadRows,
 )
-_SEARCHED: tuple[type[Pass], ...] = (Prune, EarlyExit)
+_SEARCHED: tuple[type[Pass], ...] = (FreezeTokens, Prune, EarlyExit)
 """Passes that do nothing, or nothing that shows, until a search gives them options."""
 
 PIPELINES: dict[str, tuple[type[Pass], ...]] = {
@@ -74,7 +74,7 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     "approximate": tuple(step for step in PASSES if step in _DEFAULT or step in _SEARCHED),
     "shrink": tuple(step for step in PASSES if step in (*_DEFAULT, FreezeTokens, Prune)),
     "compress": (
-        *(step for step in PASSES if step in (*_DEFAULT[:-1], Prune)),
+        *(step for step in PASSES if step in (*_DEFAULT[:-1], FreezeTokens, Prune)),
         QuantizeDynamic,
         EarlyExit,
         SkipUnreadRows,

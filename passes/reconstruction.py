@@ -9,22 +9,18 @@ NeurIPS 2023, section 3; Optimal Brain Surgeon, NIPS 1992). Nothing is trained.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import onnx_ir as ir
 
 from dechaff.ir import Module, constant_value
 
-from .matching import is_op, only_consumer
-from .padding.padding_mask import find_padding_mask, masked_attentions
+from .matching import only_consumer
 from .pass_context import CalibrationData
 from .residual_blocks import ResidualBlock
+from .skip_unread_rows import read_alone
+from .token_rows import Floats, token_rows
 
-Floats = np.ndarray[Any, Any]
-
-_MOST_TOKENS = 1 << 13
 _DAMPING = 1e-3
 """Share of a second moment that is added to it: data of few tokens tells little."""
 _TINY = 1e-9
@@ -66,6 +62,9 @@ def second_moments(
 ) -> dict[str, Moments]:
     """Moments by the blocks' names, over tokens that are no padding.
 
+    Of a block of which one token of each sequence is read alone, as of a classifier's last layer,
+    they are those of that token: what the block does to the others is nothing to the model.
+
     Args:
         module: the module whose blocks they are.
         blocks: attention and feed-forward blocks.
@@ -73,10 +72,20 @@ def second_moments(
     """
     values = {block.name: value for block in blocks if (value := block.last.inputs[0])}
     joined = {block.name: block.addition.outputs[0] for block in blocks}
+    alone = read_alone(module)
+    positions = {
+        value: alone[block.last]
+        for block in blocks
+        if block.last in alone and block.addition in alone
+        for value in (values[block.name], joined[block.name])
+    }
     sums: dict[str, Floats] = {}
     energies = {name: _Energy() for name in values}
-    for rows in token_rows(module, [*values.values(), *joined.values()], calibration):
+    wanted = [*values.values(), *joined.values()]
+    for rows in token_rows(module, wanted, calibration, positions):
         for name, value in values.items():
+            if value not in rows:
+                continue
             own = rows[value]
             sums[name] = sums.get(name, np.float32(0)) + own.T @ own
             energies[name].add(rows[joined[name]][:, :-1])
@@ -84,33 +93,6 @@ def second_moments(
         name: Moments(total.astype(np.float64), energies[name].centred)
         for name, total in sums.items()
     }
-
-
-def token_rows(
-    module: Module, values: Sequence[ir.Value], calibration: CalibrationData
-) -> Iterator[dict[ir.Value, Floats]]:
-    """What values hold for tokens that are no padding: float32[tokens, width + 1], a one last.
-
-    Args:
-        module: the module whose values they are.
-        values: of tokens, ``[B, S, width]``.
-        calibration: inputs; some thousand tokens of them are looked at, batch by batch.
-    """
-    if not values:
-        return
-    found = find_padding_mask(masked_attentions([n for n in module.graph if is_op(n, "Attention")]))
-    wanted = _in_order(module, [*values, *([found.value] if found else [])])
-    tokens = 0
-    for arrays in calibration.walk(module).advance(wanted):
-        if tokens >= _MOST_TOKENS:
-            return  # the walk is not gone on with
-        valid = None
-        if found is not None:
-            mask = arrays[found.value.name or ""]
-            valid = mask == 0 if found.zero_is_valid else mask != 0
-        rows = {value: _rows(arrays[value.name or ""], valid) for value in values}
-        tokens += len(rows[values[0]])
-        yield rows
 
 
 class _Energy:
@@ -128,26 +110,6 @@ class _Energy:
     @property
     def centred(self) -> float:
         return self._squares - float(np.sum(self._sum**2)) / max(1, self._count)
-
-
-def _in_order(module: Module, values: Sequence[ir.Value]) -> list[ir.Value]:
-    """Graph inputs, then the others as their nodes stand."""
-    place = {node: index for index, node in enumerate(module.graph)}
-    producers = {value: value.producer() for value in values}
-
-    def key(value: ir.Value) -> int:
-        node = producers[value]
-        return -1 if node is None else place[node]
-
-    return sorted(dict.fromkeys(values), key=key)
-
-
-def _rows(array: Floats, valid: Floats | None) -> Floats:
-    """float32[tokens, width + 1], a one last."""
-    fits = valid is not None and array.shape[: valid.ndim] == valid.shape
-    tokens = array[valid] if fits else array.reshape(-1, array.shape[-1])
-    ones = np.ones((len(tokens), 1), np.float32)
-    return np.concatenate([tokens.astype(np.float32), ones], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,6 +87,20 @@ class SkipUnreadRows(Pass):
                 rewriter.note(f"{self.name}: {len(moved)} ops run on one token of each sequence")
 
 
+def read_alone(module: Module) -> dict[ir.Node, int]:
+    """Nodes of which one position of each sequence is read alone, with that position.
+
+    They are those that the pass would move, where tokens are padded: ``[B, S, D]``.
+    """
+    trial = Rewriter(module)  # it is told of near misses, and edits nothing
+    return {
+        node: selection.position
+        for selection in selections(module)
+        if selection.layout is None
+        for node in _rows_alone(selection, trial)
+    }
+
+
 _Moved = dict[ir.Node, RowOperands]
 """Nodes that are computed for selected rows alone, first to last, and their operands with rows."""
 

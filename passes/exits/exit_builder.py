@@ -23,7 +23,8 @@ class _Carried:
     """What runs from one branch to the next.
 
     Attributes:
-        h: the state of all rows; of those that left, the state with which they left.
+        h: the state of all rows; of those that left, the state with which they left. After the last
+            layer what the model reads of it.
         rows: int64[n], the rows that go on, ascending.
         answers: with light heads, float[B, C], the logits of all rows so far.
         memory: what the exit test remembers of these rows.
@@ -60,14 +61,14 @@ class ExitBuilder:
     def run(self, builder: GraphBuilder) -> None:
         """Build all exits, and let what reads the state after the last layer read theirs."""
         plan = self._plan
-        last, count = plan.stack.boundaries[-1], len(plan.stack.boundaries)
+        count = len(plan.stack.boundaries)
         carried = self._first_exit(builder)
         for index, (start, end) in enumerate(zip(plan.layers, plan.layers[1:], strict=False)):
             carried = self._segment(builder, carried, index, start, end)
         merged = self._segment(builder, carried, len(plan.layers) - 1, plan.layers[-1], count)
         for old, new in self._beside:
             builder.replace(old, new)
-        builder.replace(last, merged.h)
+        builder.replace(plan.read, merged.h)
         if carried.answers:
             self._answer_from_heads(builder, carried)
 
@@ -173,11 +174,12 @@ class ExitBuilder:
         name = self._named(f"after_{start}")
         rows_go_on, then = self._branch(f"{name}_rows_go_on")
         side_results = self._side_results.of_layers(start, end)
-        results, beside = self._layers(then, carried, exit_index, start, end)
         is_last = end == len(self._plan.stack.boundaries)
+        kept = self._read_of(builder, carried.h) if is_last else carried.h
+        results, beside = self._layers(then, carried, kept, exit_index, start, end)
         wanted = results.values[:1] if is_last else results.values
         no_row_left, otherwise = self._branch(f"{name}_no_row_left")
-        unchanged = carried.values[: len(wanted)]
+        unchanged = (kept, *carried.values[1:])[: len(wanted)]
         skipped = self._side_results.without_layers(otherwise, carried.h, side_results)
         rows_go_on.outputs.extend([*wanted, *beside])
         as_before = [otherwise.op("Identity", [value]) for value in (*unchanged, *skipped)]
@@ -205,23 +207,39 @@ class ExitBuilder:
         graph = ir.Graph((), (), nodes=(), name=self._rewriter.fresh_name(name))
         return graph, GraphBuilder(self._rewriter, graph, None)
 
+    def _read_of(self, builder: GraphBuilder, h: ir.Value) -> ir.Value:
+        """What the model reads of a state of all rows."""
+        last = self._plan.stack.boundaries[-1]
+        return RowCopy(builder, {last: h}, from_other_state(self._flow, last)).copy(self._plan.read)
+
     def _layers(
-        self, then: GraphBuilder, carried: _Carried, exit_index: int, start: int, end: int
+        self,
+        then: GraphBuilder,
+        carried: _Carried,
+        kept: ir.Value,
+        exit_index: int,
+        start: int,
+        end: int,
     ) -> tuple[_Carried, list[ir.Value]]:
-        """The body of a branch; gives also what else is read of its layers, for all rows."""
+        """The body of a branch; gives also what else is read of its layers, for all rows.
+
+        ``kept`` is what rows that left have in the place of what is computed here.
+        """
         plan = self._plan
         places = self._places(then, carried.rows, start)
         own = then.op("Gather", [carried.h, places], {"axis": 0})
         standing = for_rows(self._flow, then, carried.rows)
         copies = RowCopy(then, {self._boundary(start): own}, standing)
-        h = copies.copy(self._boundary(end))
+        is_last = end == len(plan.stack.boundaries)
+        h = copies.copy(plan.read if is_last else self._boundary(end))
         axes = then.constant(np.array([1], np.int64), "axes")
-        column = then.op("Unsqueeze", [places, axes])
-        merged = then.op("ScatterND", [carried.h, column, h])
+        one_token_each = is_last and plan.read is not self._boundary(end)
+        column = then.op("Unsqueeze", [carried.rows if one_token_each else places, axes])
+        merged = then.op("ScatterND", [kept, column, h])
         now = _Carried(merged, carried.rows, carried.answers)
         values = self._side_results.of_layers(start, end)
         beside = self._side_results.merged(then, copies, carried.h, carried.rows, values)
-        if end == len(plan.stack.boundaries):
+        if is_last:
             return now, beside
         state = self._row_state(
             copies,

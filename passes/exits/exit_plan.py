@@ -15,6 +15,7 @@ from dechaff.passes.rewriter import GraphBuilder
 
 from .exit_options import EarlyExitOptions
 from .light_heads import LightHeads, load_heads
+from .read_tokens import what_is_read
 from .row_flow import RowFlow
 from .side_results import reason_against_side_results
 from .stacks import Stack
@@ -33,6 +34,7 @@ class ExitPlan:
         token_index: for packed states, int64[T]; else None.
         logits: the graph output that the test looks at, if it does.
         heads: light heads by layer, which answer in place of the model's own; None for its own.
+        read: what the model reads of the state after the last layer: it, or one token of each row.
     """
 
     stack: Stack
@@ -42,7 +44,8 @@ class ExitPlan:
     keep_mask: ir.Value
     token_index: ir.Value | None
     logits: ir.Value | None
-    heads: LightHeads | None = None
+    heads: LightHeads | None
+    read: ir.Value
 
 
 def plan_exits(
@@ -75,6 +78,7 @@ def plan_exits(
         *token_layout(stack, builder),
         answer_of(module.graph, flow, stack, options.output),
         fitted if options.heads == "fit" else _heads(options, layers),
+        what_is_read(stack.boundaries[-1], module, flow),
     )
 
 
@@ -87,10 +91,11 @@ def reason_against(
         return first, "the batch size is fixed: export the model with an open first dimension"
     layers = _layers(stack, options)
     if not layers:
-        return first, f"no exit asked for lies inside its {len(stack.boundaries)} layers"
-    still = _reads_older_keys(stack)
-    if still is not None:
-        return still, "its keys are of a state before the layer below: freeze-tokens made them so"
+        none = f"no exit asked for lies inside its {len(stack.boundaries)} layers"
+        closed = ", ".join(map(str, sorted(_closed_layers(stack))))
+        if closed:
+            none += f"; after {closed} later layers read keys of a state before: freeze-tokens"
+        return first, none
     refusal = reason_against_side_results(module.graph, flow, stack, layers[0])
     if refusal is not None:
         return refusal
@@ -110,18 +115,19 @@ def reason_against(
     return None
 
 
-def _reads_older_keys(stack: Stack) -> ir.Node | None:
-    """An attention whose keys come from a state of the stack before the one that its query reads.
+def _closed_layers(stack: Stack) -> set[int]:
+    """Layers, counted from 1, after which no row may leave: keys are read of states before them.
 
-    What a branch computes of a state, it computes for the rows that go on, and that state would
-    have to be kept for them from one branch to the next.
+    Where ``freeze-tokens`` lets later layers take keys from one state, a branch that begins behind
+    it would need that state beside its own, for the rows that go on.
     """
-    place = {boundary: index for index, boundary in enumerate(stack.boundaries)}
+    place = {boundary: index for index, boundary in enumerate(stack.boundaries, start=1)}
+    closed: set[int] = set()
     for attention in stack.attentions:
         query, key = (_last_states(value, place) for value in attention.inputs[:2])
-        if query and key and min(key) < max(query):
-            return attention
-    return None
+        if query and key:
+            closed.update(range(min(key) + 1, max(query) + 1))
+    return closed
 
 
 def _last_states(value: ir.Value | None, place: Mapping[ir.Value, int]) -> set[int]:
@@ -156,7 +162,8 @@ def _heads(options: EarlyExitOptions, layers: tuple[int, ...]) -> LightHeads | N
 
 def _layers(stack: Stack, options: EarlyExitOptions) -> tuple[int, ...]:
     first = 2 if options.criterion == "similarity" and stack.entry is None else 1
-    possible = range(first, len(stack.boundaries))
+    closed = _closed_layers(stack)
+    possible = [k for k in range(first, len(stack.boundaries)) if k not in closed]
     chosen = options.chosen_layers
     return tuple(possible if chosen is None else (k for k in chosen if k in possible))
 

@@ -32,11 +32,20 @@ class LightHead:
     bias: Weights
 
     def build(self, builder: GraphBuilder, state: RowState) -> ir.Value:
-        """Logits float[n, C] of n rows."""
-        summary = summarize(builder, state.h, state.keep_mask, state.token_index)
-        weight = builder.constant(self.weight, "exit_head_weight")
+        """Logits float[n, C] of n rows.
+
+        The mean of products is the product with the mean: each token is multiplied, so that what is
+        brought into rows and summed is 2 * C numbers of a token, and not its state.
+        """
+        classes, width = len(self.weight), self.weight.shape[1] // 2
+        of_first, of_mean = self.weight[:, :width], self.weight[:, width:]
+        weight = builder.constant(np.concatenate([of_first, of_mean]).T, "exit_head_weight")
+        products = builder.op("MatMul", [state.h, weight])
+        summary = summarize(builder, products, state.keep_mask, state.token_index)
+        one, none = np.eye(classes, dtype=np.float32), np.zeros((classes, classes), np.float32)
+        own_parts = builder.constant(np.concatenate([one, none, none, one]), "exit_head_parts")
         bias = builder.constant(self.bias, "exit_head_bias")
-        return builder.op("Gemm", [summary, weight, bias], {"transB": 1})
+        return builder.op("Gemm", [summary, own_parts, bias])
 
 
 def summarize(

@@ -13,6 +13,7 @@ from dechaff.passes.early_exit import EarlyExit, EarlyExitOptions
 from dechaff.passes.exits.light_heads import LightHead, load_heads, save_heads
 from dechaff.passes.exits.skip_normalizations import split_skip_normalizations
 from dechaff.passes.exits.stacks import find_stacks
+from dechaff.passes.skip_unread_rows import SkipUnreadRows
 from tests.model_runner import Array, run_module
 from tests.passes.exit_graphs import encoder
 from tests.passes.rewrite_checks import check_declines, module_from
@@ -89,6 +90,15 @@ def check_never(base: Module, exits: Module) -> Session:
     return served
 
 
+def check_rows_alone(served: Session, inputs: dict[str, Array], thresholds: Array) -> None:
+    """A row's answer does not depend on its batch mates, where some of them leave."""
+    together = answers(served, inputs, thresholds)
+    assert not np.array_equal(together, answers(served, inputs))
+    for row in range(len(together)):
+        alone = answers(served, {k: v[row : row + 1] for k, v in inputs.items()}, thresholds)
+        np.testing.assert_allclose(alone[0], together[row], rtol=1e-5, atol=1e-6)
+
+
 @each_layout
 @each_norm
 def test_never_and_always_leaving_are_exact(pre_norm: bool, layout: str) -> None:
@@ -128,6 +138,36 @@ def test_rows_do_not_depend_on_each_other(criterion: str) -> None:
     for row in range(len(together)):
         alone = answers(served, {k: v[row : row + 1] for k, v in inputs.items()}, thresholds)
         np.testing.assert_allclose(alone[0], together[row], rtol=1e-5, atol=1e-6)
+
+
+@each_layout
+@each_norm
+def test_the_last_layer_computes_the_token_that_is_read(pre_norm: bool, layout: str) -> None:
+    """With skip-unread-rows behind, in the branch as in the model without exits."""
+    base, _ = run_passes(prepared(layout, pre_norm).clone(), [SkipUnreadRows()])
+    exits, _ = run_passes(prepared(layout, pre_norm).clone(), [EarlyExit(), SkipUnreadRows()])
+    branches = [node for node in exits.graph if node.op_type == "If"]
+    assert [str(node.outputs[0].shape) for node in branches][-1] in ("[B,4]", "[B,1,4]")
+    attentions = [node for node in exits.nodes() if node.op_type.endswith("Attention")]
+    sizes = {str(node.outputs[0].shape) for node in attentions if node.graph is not exits.graph}
+    assert any(size in ("[rows_after_3,4]", "[rows_after_3,1,4]") for size in sizes), sizes
+    served = check_never(base, exits)
+    whole = Session(lower(with_exits(prepared(layout, pre_norm))[0]))
+    for layer in (1, 3):
+        thresholds = defaults(exits)
+        thresholds[layer - 1] = ALWAYS["similarity"]
+        for inputs in cases():
+            expected = answers(whole, inputs, thresholds)
+            assert np.array_equal(answers(served, inputs, thresholds), expected)
+    inputs, some = cases()[0], np.full_like(thresholds, SOMETIMES["similarity"])
+    check_rows_alone(served, inputs, some)
+
+
+def test_a_second_reader_of_the_last_state_keeps_it_whole() -> None:
+    text = encoder().replace("logits)", "logits, float[B,S,4] states)")
+    exits, _ = run_passes(module_from(text), [EarlyExit(), SkipUnreadRows()])
+    branches = [node for node in exits.graph if node.op_type == "If"]
+    assert str(branches[-1].outputs[0].shape) == "[B,S,4]"
 
 
 def test_patience_counts_exits_with_the_same_answer() -> None:
@@ -235,13 +275,25 @@ def test_layers_of_integers_may_be_left_early_if_each_token_has_its_scale() -> N
     assert "one scale for all rows" in str(records[-1].misses)
 
 
-def test_layers_whose_tokens_stand_still_have_no_exits() -> None:
-    module = module_from(encoder(4))
-    for passes in (
-        "freeze-tokens{after=2},early-exit",
-        "freeze-tokens{after=2},remove-padding,early-exit",
-    ):
-        after, records = run_passes(module.clone(), parse_pass_list(passes))
-        assert not any(node.op_type == "If" for node in after.graph)
-        misses = [miss.reason for record in records for miss in record.misses]
-        assert any("freeze-tokens made them so" in reason for reason in misses)
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_rows_leave_before_the_layer_behind_which_tokens_stand_still(layout: str) -> None:
+    steps = ",".join(filter(None, ("freeze-tokens{after=2}", LAYOUTS[layout])))
+    still, _ = run_passes(module_from(encoder(5)), parse_pass_list(steps))
+    base, _ = run_passes(still.clone(), [SkipUnreadRows()])
+    exits, records = run_passes(still.clone(), [EarlyExit(), SkipUnreadRows()])
+    assert "after layer 1, 2 of 5" in records[0].notes[0]
+    served = check_never(base, exits)
+    thresholds = np.array([2, ALWAYS["similarity"]], np.float32)
+    cut = Session(lower(cut_after(still, 2)))
+    for inputs in cases():
+        assert np.array_equal(answers(served, inputs, thresholds), answers(cut, inputs))
+    inputs, some = cases()[0], np.full(2, SOMETIMES["similarity"], np.float32)
+    check_rows_alone(served, inputs, some)
+
+
+def test_no_row_leaves_where_a_later_layer_reads_older_keys() -> None:
+    passes = "freeze-tokens{after=1},early-exit{layers=2+3}"
+    after, records = run_passes(module_from(encoder(4)), parse_pass_list(passes))
+    assert not any(node.op_type == "If" for node in after.graph)
+    reasons = [miss.reason for record in records for miss in record.misses]
+    assert any("after 2, 3 later layers read keys of a state before" in r for r in reasons)

@@ -179,6 +179,29 @@ def test_padding_does_not_count() -> None:
     assert found[0].matrix[-1, -1] == valid.sum()
 
 
+READ_FIRST = TWINS.replace("=> (float[B,S,3] y)", "=> (float[B,3] y{outputs})")
+READ_FIRST = READ_FIRST.replace("float[3] bias", "int64 first = {{0}}, float[3] bias")
+READ_FIRST = READ_FIRST.replace(
+    "y = Add (biased, x)", "s = Add (biased, x)\ny = Gather <axis = 1> (s, first)"
+)
+
+
+@pytest.mark.parametrize(("outputs", "tokens"), [("", 1), (", float[B,S,3] s", 6)])
+def test_where_one_token_is_read_its_moments_count(outputs: str, tokens: int) -> None:
+    text = READ_FIRST.replace("{outputs}", outputs).replace("{{0}}", "{0}")
+    module = module_from(text)
+    block = residual_blocks(module)[0]
+    moments = second_moments(module, [block], calibration())["ffn.0"]
+    names = ("up", "shift")
+    up, shift = (constant_value(module.graph.initializers[name]) for name in names)
+    assert up is not None
+    assert shift is not None
+    x = np.concatenate([batch["x"][:, :tokens] for batch in calibration().batches])
+    active = np.maximum(x.reshape(-1, 3) @ up.numpy() + shift.numpy(), 0)
+    rows = np.concatenate([active, np.ones((len(active), 1))], axis=1)
+    np.testing.assert_allclose(moments.matrix, rows.T @ rows, rtol=1e-5)
+
+
 def test_heads_are_fitted_too() -> None:
     module, generator = module_from(HEADS), np.random.default_rng(0)
     x = generator.standard_normal((16, 6, 4)).astype(np.float32)
