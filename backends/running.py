@@ -10,7 +10,7 @@ import numpy as np
 from dechaff.ir import Module
 
 from .onnxruntime import INDEPENDENT, ROWS_KEY, RUNTIME_KEY, Session, SessionSettings
-from .openvino import OpenVinoSession, has_openvino
+from .openvino import OpenVinoSession, SharedRows, has_openvino
 from .row_groups import RowGroups
 
 
@@ -37,17 +37,20 @@ def start_session(
 
     Args:
         module: a lowered module.
-        settings: threads, affinity and memory; the defaults if None.
+        settings: threads, affinity, memory and requests; the defaults if None.
         on_trial: whether ONNX Runtime stops a run that takes far too long for the model's size.
 
     Raises:
         RuntimeFailedError: the runtime rejects the model.
         UsageError: the settings are not for this runtime.
     """
+    is_independent = module.model.metadata_props.get(ROWS_KEY) == INDEPENDENT
     if runs_in_openvino(module) and has_openvino():
+        if is_independent and (settings or SessionSettings()).requests != 1:
+            return SharedRows(module, settings=settings)
         return OpenVinoSession(module, settings=settings)
     session = Session(module, settings=settings, on_trial=on_trial)
-    if module.model.metadata_props.get(ROWS_KEY) != INDEPENDENT:
+    if not is_independent:
         return session
     return RowGroups(session, (settings or SessionSettings()).num_threads)
 

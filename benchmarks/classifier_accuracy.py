@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,23 @@ class Sentences:
     batches: list[Inputs]
     labels: Array
     is_dev: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeSearch:
+    """A search for the smallest model whose accuracy falls by little.
+
+    It sees the sentences that the training held out, which the table then leaves out.
+
+    Attributes:
+        passes: what is searched.
+        max_drop: how far the accuracy may fall.
+        budget: time for the search.
+    """
+
+    passes: str
+    max_drop: float
+    budget: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +96,7 @@ def measure_accuracy(
     pass_lists: Sequence[str],
     target: str = "cpu",
     calibration: int = 256,
+    search: SizeSearch | None = None,
 ) -> Iterator[str | Row]:
     """Lines of a table, with a row for each pass list: accuracy, its drop, error, size.
 
@@ -90,6 +109,7 @@ def measure_accuracy(
         pass_lists: the first is what the others are compared with.
         target: what the models are lowered for.
         calibration: sentences for passes that measure activations.
+        search: a search whose pass list makes the last row.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -97,7 +117,7 @@ def measure_accuracy(
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
-    files = [data / _DEV, data / "test.tsv", checkpoint / HELD_OUT_FILE]
+    files = [data / _DEV, data / "test.tsv"] + [checkpoint / HELD_OUT_FILE] * (search is None)
     sentences = _read(tokenizer, [file for file in files if file.name == _DEV or file.exists()])
     typical = [sentence for sentence, _ in read_sentences(data / "train.tsv")]
     batches = list(_batches(tokenizer, typical[:calibration], _BATCH // 2))
@@ -106,6 +126,11 @@ def measure_accuracy(
     yield "| passes | dev | all | drop on all, points | error of logits | MB on disk | smaller |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     first: tuple[Array, int] | None = None
+    if search is not None:
+        held_out = _labelled(tokenizer, read_sentences(checkpoint / HELD_OUT_FILE))
+        found = _searched(search, (model, example), held_out, batches, target)
+        yield f"searched: {found}"
+        pass_lists = [*pass_lists, found]
     for passes in pass_lists:
         optimized = dechaff.optimize(
             model,
@@ -122,6 +147,44 @@ def measure_accuracy(
         yield compare(passes, sentences, first, (logits, size))
         assert optimized.report is not None  # optimize() always gives one
         yield from (f"  {note}" for note in optimized.report.notes if "GPTQ" in note)
+
+
+def _searched(
+    search: SizeSearch,
+    model: tuple[Any, Any],
+    data: Sequence[Inputs],
+    calibration: Sequence[Inputs],
+    target: str,
+) -> str:
+    """The pass list that a search finds."""
+    optimized = dechaff.optimize(
+        *model,
+        passes=search.passes,
+        target=target,
+        verify="off",
+        metric="accuracy",
+        data=data,
+        max_drop=search.max_drop,
+        budget=search.budget,
+        mode="size",
+        calibration=calibration,
+    )
+    assert optimized.report is not None  # optimize() always gives one
+    assert optimized.report.search is not None  # a metric was given
+    for point in optimized.report.search.points:
+        print(f"{point.name}: {point.held_out_drop} held out", file=sys.stderr)
+    return optimized.report.search.pass_list
+
+
+def _labelled(tokenizer: Any, rows: Sequence[tuple[str, int]]) -> list[Inputs]:
+    """Batches with their labels, of near length together."""
+    rows = sorted(rows, key=lambda row: len(row[0]))
+    batches = _batches(tokenizer, [sentence for sentence, _ in rows], _BATCH)
+    starts = range(0, len(rows), _BATCH)
+    return [
+        {**batch, "labels": np.array([label for _, label in rows[start : start + _BATCH]])}
+        for start, batch in zip(starts, batches, strict=True)
+    ]
 
 
 def compare(

@@ -16,23 +16,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import pathlib
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 import dechaff
-from benchmarks.early_exit_plot import plot
+from benchmarks.exit_points import (
+    Point,
+    read_points,
+    share_of_right_answers,
+    time_points,
+    without_verification,
+    write_points,
+    write_results,
+)
 from benchmarks.inputs import Array
-from benchmarks.machine import describe_machine, versions
-from benchmarks.measure import median_ratio, time_interleaved
 from dechaff.backends.onnxruntime.threads import usable_cores
 
-_BATCHES = (1, 16)
 _TIMED_ROWS = {1: 96, 16: 320}
 _KEEPS = (1.0, 0.99, 0.98, 0.95)
 _VARIANTS = (
@@ -63,31 +66,6 @@ class Sentences:
             yield {"input_ids": ids, "attention_mask": mask}
 
 
-@dataclasses.dataclass
-class Point:
-    """One setting, and what was measured of it.
-
-    Attributes:
-        heads: which heads answer, as in the table.
-        criterion: the exit test.
-        keep: the share of the accuracy on dev that was to be kept.
-        passes: the pass list.
-        layers: mean layers run, on dev.
-        accuracy: on test.
-        milliseconds: median time of a batch, by batch size.
-        saved: share of the time of the model without exits that is saved, by batch size.
-    """
-
-    heads: str
-    criterion: str
-    keep: float
-    passes: str
-    layers: float
-    accuracy: float = 0.0
-    milliseconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    saved: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
 def read_sentences(path: pathlib.Path, tokenizer: Any) -> Sentences:
     """Sentences and labels of a file of tab-separated values."""
     if not path.is_file():
@@ -107,19 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base, *points = _calibrated(options, model, sentences)
     if options.only_calibrate:
         return 0
-    _measure(options, model, [base, *points], sentences["test"])
+    test = sentences["test"]
+    batches = {size: list(test.batches(size, rows)) for size, rows in _TIMED_ROWS.items()}
+    time_points([base, *points], model, batches, options.rounds)
     text = markdown(options, base, points)
     print(text)
-    (options.output / "early_exit.md").write_text(text + "\n", "utf-8")
-    record = {
-        "base": dataclasses.asdict(base),
-        "points": [dataclasses.asdict(point) for point in points],
-        "machine": describe_machine(),
-        "versions": versions(),
-    }
-    (options.output / "early_exit.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    for ending in ("png", "svg"):
-        plot(record, options.output / f"early_exit.{ending}")
+    write_results(options.output, "early_exit", text, base, points)
     return 0
 
 
@@ -153,9 +124,9 @@ def _calibrated(
     """The model without exits, then for every variant a point for each accuracy to be kept."""
     path = options.output / "calibration.json"
     if path.exists():
-        return [Point(**fields) for fields in json.loads(path.read_text("utf-8"))]
-    dev = sentences["dev"]
-    points = [Point("none", "none", 1.0, "default", 0.0)]
+        return read_points(path)
+    dev, test = sentences["dev"], sentences["test"]
+    points = [Point("none", "none", 1.0, "default")]
     for heads, criterion in _VARIANTS:
         place = _heads(options, model, heads, sentences["train"])
         if place is None:
@@ -167,13 +138,14 @@ def _calibrated(
         settings = {keep: found.at(keep) for keep in _KEEPS}
         for keep, setting in settings.items():
             passes = f"default,{found.passes_for(setting)}"
-            points.append(Point(heads, criterion, keep, passes, setting.layers))
+            points.append(Point(heads, criterion, keep, passes, [setting.layers]))
     for point in points:
-        point.accuracy = _accuracy(_optimized(model, point.passes), sentences["test"])
+        optimized = without_verification(model, point.passes)
+        point.accuracy = share_of_right_answers(optimized, list(test.batches(16)), test.labels)
         print(
             f"{point.heads}, {point.criterion}, {point.keep:.0%}: {point.accuracy:.4f}", flush=True
         )
-    path.write_text(json.dumps([dataclasses.asdict(p) for p in points], indent=2) + "\n", "utf-8")
+    write_points(path, points)
     return points
 
 
@@ -192,38 +164,6 @@ def _heads(
     return str(path)
 
 
-def _measure(
-    options: argparse.Namespace, model: pathlib.Path, points: list[Point], test: Sentences
-) -> None:
-    """Fill in the times of the points, of which the first is the model without exits."""
-    models = [_optimized(model, point.passes) for point in points]
-    for size in _BATCHES:
-        batches = list(test.batches(size, _TIMED_ROWS[size]))
-        runs = {str(i): _runner(optimized, batches) for i, optimized in enumerate(models)}
-        timings = time_interleaved(runs, options.rounds)
-        for number, point in enumerate(points):
-            seconds = statistics.median(timings[str(number)]) / len(batches)
-            point.milliseconds[str(size)] = 1e3 * seconds
-            point.saved[str(size)] = 1 - median_ratio(timings, str(number), "0")
-
-
-def _optimized(model: pathlib.Path, passes: str) -> dechaff.OptimizedModel:
-    return dechaff.optimize(str(model), passes=passes, verify="off")
-
-
-def _runner(model: dechaff.OptimizedModel, batches: list[dict[str, Array]]) -> Callable[[], None]:
-    def run() -> None:
-        for batch in batches:
-            model.run(batch)
-
-    return run
-
-
-def _accuracy(model: dechaff.OptimizedModel, test: Sentences) -> float:
-    answers = [next(iter(model.run(b).values())).argmax(axis=-1) for b in test.batches(16)]
-    return float((np.concatenate(answers) == test.labels).mean())
-
-
 def markdown(options: argparse.Namespace, base: Point, points: Sequence[Point]) -> str:
     """The table."""
     lines = [
@@ -237,7 +177,7 @@ def markdown(options: argparse.Namespace, base: Point, points: Sequence[Point]) 
     ]
     lines += [
         f"| {p.heads} | {p.criterion} | {p.keep:.0%} | {p.accuracy:.4f} | "
-        f"{p.accuracy / base.accuracy:.1%} | {p.layers:.2f} | {p.saved['1']:.0%} | "
+        f"{p.accuracy / base.accuracy:.1%} | {p.layers[0]:.2f} | {p.saved['1']:.0%} | "
         f"{p.saved['16']:.0%} |"
         for p in points
     ]

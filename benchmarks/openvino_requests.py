@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dechaff.backends.openvino.shared_rows import deal
+
 from .choice import fastest
 from .inputs import Array, Inputs
 
@@ -56,19 +58,6 @@ def join_rows(found: SharedOut) -> list[Array]:
     """The outputs of all requests as those of the batch."""
     back = np.argsort(found.order)
     return [np.concatenate(arrays)[back] for arrays in zip(*found.parts, strict=True)]
-
-
-def deal(lengths: Array, count: int) -> list[Array]:
-    """Rows for each of some requests: as many rows each, and nearly as many tokens.
-
-    A packed model takes as long as its tokens need; one that computes padding does not mind.
-    """
-    most = -(-len(lengths) // count)
-    parts: list[list[int]] = [[] for _ in range(count)]
-    for row in np.argsort(-lengths, kind="stable"):
-        open_parts = [part for part in parts if len(part) < most]
-        min(open_parts, key=lambda part: int(lengths[part].sum())).append(int(row))
-    return [np.sort(np.array(part, np.int64)) for part in parts if part]
 
 
 def _compile(path: pathlib.Path, hint: str, threads: int) -> Any:

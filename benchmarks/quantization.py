@@ -20,7 +20,7 @@ from dechaff.backends import TARGETS
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .accuracy import padding_is_zero
-from .classifier_accuracy import Row, measure_accuracy
+from .classifier_accuracy import Row, SizeSearch, measure_accuracy
 from .exports import Exports
 from .inputs import Array, make_inputs
 from .measure import median_ratio, progress_bar, time_interleaved
@@ -80,6 +80,7 @@ def _measure_accuracy(options: argparse.Namespace) -> None:
         options.passes,
         options.target,
         options.calibration_sentences,
+        options.search and SizeSearch(options.search, options.max_drop, options.budget),
     ):
         print(line, flush=True)
         if isinstance(line, Row):
@@ -156,6 +157,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--calibration-sentences", type=int, default=256, help="of train.tsv, with --checkpoint"
     )
     parser.add_argument(
+        "--search",
+        metavar="PASSES",
+        help="with --checkpoint, search these for the smallest model, on its held-out sentences",
+    )
+    parser.add_argument("--max-drop", type=float, default=0.01, help="of --search")
+    parser.add_argument("--budget", default="10min", help="of --search")
+    parser.add_argument(
         "--plot",
         nargs="+",
         type=pathlib.Path,
@@ -166,6 +174,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
         parser.error("--checkpoint and --data go together")
+    if options.search and options.checkpoint is None:
+        parser.error("--search looks for what --checkpoint measures")
     if options.plot and options.checkpoint is None:
         parser.error("--plot draws what --checkpoint measures")
     if options.sizes and options.checkpoint is not None:

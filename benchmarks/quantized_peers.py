@@ -29,13 +29,14 @@ def calibration_batches(task: Task) -> list[Inputs]:
     ]
 
 
-def _dechaff(passes: str) -> Callable[[Task], Runner]:
+def _dechaff(passes: str, target: str = "cpu") -> Callable[[Task], Runner]:
     """Without verification: the benchmark compares the outputs itself."""
 
     def build(task: Task) -> Runner:
         optimized = dechaff.optimize(
             str(task.exports.plain(18)),
             passes=passes,
+            target=target,
             verify="off",
             progress=False,
             session=SessionSettings(task.threads),
@@ -44,23 +45,6 @@ def _dechaff(passes: str) -> Callable[[Task], Runner]:
         return Runner(lambda: optimized.run(task.inputs), lambda result: list(result.values()))
 
     return build
-
-
-def _dechaff_in_openvino(task: Task) -> Runner:
-    """The file for OpenVINO, at the better of the settings that NNCF's model may have."""
-    optimized = dechaff.optimize(
-        str(task.exports.plain(18)),
-        passes=f"default,{_IN_OPENVINO}",
-        target="openvino",
-        verify="off",
-        progress=False,
-        calibration=calibration_batches(task),
-    )
-    path: pathlib.Path = task.exports.folder / "dechaff-openvino.onnx"
-    optimized.save(path)
-    del optimized
-    hint, run = best_requests(path, task.inputs, task.threads, {})
-    return Runner(run, join_rows, f"{hint.lower()} hint")
 
 
 def _onnxruntime_dynamic(task: Task) -> Runner:
@@ -128,7 +112,7 @@ QUANTIZED_PEERS: dict[str, Peer] = {
     "dechaff-static": Peer("dechaff, quantize-static", _dechaff("default,quantize-static")),
     "dechaff-openvino": Peer(
         f"dechaff, {_IN_OPENVINO}, in OpenVINO",
-        _dechaff_in_openvino,
+        _dechaff(f"default,{_IN_OPENVINO}", "openvino"),
         package="openvino",
     ),
     "dechaff-weights": Peer(

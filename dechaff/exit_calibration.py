@@ -54,7 +54,9 @@ class ExitCalibration:
         for point in self.curve:
             written = ", ".join(f"{k}: {v:.4g}" for k, v in point.thresholds.items()) or "no exit"
             mark = "*" if point == self.setting else " "
-            lines.append(f"{mark} {point.layers:9.2f}  {point.kept / self.full:.4f}   {written}")
+            lines.append(
+                f"{mark} {point.layers:9.2f}  {point.kept / (self.full or 1.0):.4f}   {written}"
+            )
         return "\n".join(lines)
 
 

@@ -19,6 +19,8 @@ _STAGED_DATA = "weights"
 
 _MAX_EMBEDDED_BYTES = 1_500_000_000
 """Weights above this go to a file of their own: a protobuf message ends at 2 GB."""
+_MAX_READ_EMBEDDED_BYTES = 250_000_000
+"""The same for a model that came with such a file: in one, all of it is in memory twice."""
 
 _VALID_POSITIONS_KEY = "dechaff.valid_positions"
 
@@ -49,9 +51,10 @@ def save_module(
     model.metadata_props[_VALID_POSITIONS_KEY] = json.dumps(
         [dataclasses.astuple(item) for item in module.valid_positions]
     )
-    if external_data is None:
-        external_data = _weight_bytes(model) > _MAX_EMBEDDED_BYTES
     read = _files_read(model)
+    if external_data is None:
+        most = _MAX_READ_EMBEDDED_BYTES if read else _MAX_EMBEDDED_BYTES
+        external_data = _weight_bytes(model) > most
     if os.path.realpath(target) in read:
         raise UsageError(
             f"cannot write {target}: it holds weights that this model reads; choose another name"

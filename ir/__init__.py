@@ -35,6 +35,7 @@ from .errors import (
     UsageError,
     VerificationFailedError,
 )
+from .mapped_weights import unload_mapped
 from .module import (
     WORKING_OPSET,
     CallingConvention,
@@ -117,6 +118,7 @@ __all__ = [
     "to_expression",
     "to_shape",
     "to_text",
+    "unload_mapped",
     "value_type_text",
     "verify",
 ]

@@ -111,12 +111,10 @@ class EarlyExit(Approximation):
     def apply(self, module: Module, rewriter: Rewriter) -> None:
         """Find the stacks, and build the exits of those asked for."""
         split_skip_normalizations(module, rewriter)
-        stacks = find_stacks(module.graph, rewriter)
-        for stack in stacks:
+        for stack in find_stacks(module.graph, rewriter):
             if self.options.stack in ("all", stack.name):
                 flow = RowFlow(module)
-                others = [other for other in stacks if other is not stack]
-                reason = gather_from_other_stacks(flow, module.graph, stack, others)
+                reason = gather_from_other_stacks(flow, module.graph, stack)
                 if reason is not None:
                     rewriter.miss(self.name, stack.attentions[0], reason)
                     continue

@@ -117,7 +117,7 @@ def ancestors(value: ir.Value) -> set[ir.Node]:
         node = pending.pop()
         if node is not None and node not in found:
             found.add(node)
-            pending += [operand.producer() for operand in node.inputs if operand is not None]
+            pending += [operand.producer() for operand in values_read(node)]
     return found
 
 

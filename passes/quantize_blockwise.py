@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from dechaff.ir import DOMAIN, Module, constant_value
+from dechaff.ir import DOMAIN, Module, constant_value, unload_mapped
 
 from .pass_base import Numerics, Pass
 from .pass_context import ActivationWalk
@@ -20,13 +20,13 @@ from .quantization.blockwise_functions import (
 )
 from .quantization.blockwise_storage import (
     store_exponents,
-    store_integers,
     table_grid,
 )
 from .quantization.dense_layers import DenseLayer, dense_layers, layers_by_input
 from .quantization.layer_rounding import factorize, gather_hessian
 from .quantization.power_grids import PowerGrid
 from .quantization.rounding import Integers
+from .quantization.storage import store_array, store_integers
 from .quantization.tables import lookup_tables, packed_table
 from .rewriter import GraphBuilder, Rewriter
 
@@ -147,7 +147,7 @@ class QuantizeBlockwise(Pass):
         group = self.options.group
         grid = table_grid(table, group if group and table.shape[1] % group == 0 else 0)
         name = value.name or "table"
-        rows = builder.constant(packed_table(grid.round(table.T).T), name)
+        rows = store_array(packed_table(grid.round(table.T).T), name, builder)
         return (rows, *store_exponents(grid.exponents.T, name, builder))
 
     def _quantize_layers(
@@ -165,6 +165,7 @@ class QuantizeBlockwise(Pass):
             grid = PowerGrid.of(matrix, self.options.bits, group)
             integers = grid.round(matrix) if rounder is None else rounder.round(matrix, grid)
             self._store(layer, grid, integers, rewriter)
+            unload_mapped([layer.weight])
 
     def _store(
         self, layer: DenseLayer, grid: PowerGrid, integers: Integers, rewriter: Rewriter

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-from dechaff.ir import Module, UsageError
+from dechaff.ir import Module, UsageError, unload_mapped
 
 from .approximation import Approximation, Calibration, Edit
 from .pass_context import PassContext
@@ -24,7 +24,7 @@ from .quantization.dense_layers import DenseLayer, dense_layers, layers_by_input
 from .quantization.grids import Grid
 from .quantization.layer_rounding import GptqRounding, NearestRounding
 from .quantization.rounding import Integers
-from .quantization.storage import packed_int4, plain
+from .quantization.storage import store_integers
 from .quantization.tables import TABLE_BITS, quantize_tables
 from .rewriter import Rewriter
 
@@ -129,6 +129,7 @@ class QuantizeWeights(Approximation):
                 matrix = layer.matrix()
                 grid = Grid.of(matrix, bits[layer], self.options.group)
                 self._store(layer, grid, rounding.round(matrix, grid), rewriter)
+                unload_mapped([layer.weight])
             if isinstance(rounding, GptqRounding):
                 errors += rounding.errors
         _note_gain(errors, rewriter)
@@ -210,10 +211,10 @@ class QuantizeWeights(Approximation):
         name = layer.weight.name or "weight"
         per_channel = grid.group == 0
         attributes = {"axis": 1} if per_channel else {"axis": 0, "block_size": grid.group}
-        stored = plain(integers) if grid.bits == 8 else packed_int4(integers)
         scale = grid.scale[0] if per_channel else grid.scale
         with rewriter.rewrite(_RULE, [layer.node]) as builder:
-            operands = [builder.tensor(stored, name), builder.constant(scale, f"{name}_scale")]
+            stored = store_integers(integers, grid.bits, name, builder)
+            operands = [stored, builder.constant(scale, f"{name}_scale")]
             restored = builder.op("DequantizeLinear", operands, attributes)
             y = builder.op("MatMul", [layer.x, restored])
             if layer.bias is not None:

@@ -22,6 +22,7 @@ from dechaff.ir import (
 
 from .pass_context import PassContext
 from .rewrite_records import Miss, Rewrite, RewriteLimitReachedError
+from .weight_file import WeightFile
 
 _MAX_SWEEPS = 16
 
@@ -75,6 +76,10 @@ class GraphBuilder:
         self._rewriter.module.graph.register_initializer(value)
         return value
 
+    def keep(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """An array for a new tensor; a large one lies in a file of the pass from now on."""
+        return self._rewriter.weight_file.keep(array)
+
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Let every use of ``old``, as graph output too, become a use of ``new``.
 
@@ -109,6 +114,7 @@ class Rewriter:
         notes: remarks for the report, a line each.
         shape_data: symbolic contents of size vectors; see :class:`dechaff.ir.ShapeData`.
         context: what passes are told beside the graph.
+        weight_file: where large new weights lie.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class Rewriter:
         self.misses: list[Miss] = []
         self.notes: list[str] = []
         self.shape_data = ShapeData()
+        self.weight_file = WeightFile()
         self._names = _used_names(module)
         self._suffixes: dict[str, int] = {}  # the last one given to each stem: all below are taken
 

@@ -111,6 +111,8 @@ class _Rows:
             return True
         if all(self._flow.is_free(value) for value in node.outputs):
             return True
+        if node.domain == DOMAIN and node.op_type == "Int4Gather":
+            return all(v is not None and self._flow.is_free(v) for v in node.inputs[:2])
         if node.domain == DOMAIN:
             return is_packed_attention(node) or node.op_type in _OF_PACKED_TOKENS
         if node.domain != "" or self._flow.mixes_rows(node) is not None:
@@ -133,7 +135,20 @@ class _Rows:
                 return before is not None and after is not None and before[:1] == after[:1] != ()
             case "Transpose":
                 return (permutation(node) or (None,))[0] == 0
+            case "QuantizeLinear" | "DequantizeLinear":
+                return self._has_no_scale_for_a_row(node, all(free[1:]))
         return node.op_type in ELEMENTWISE or node.op_type in _ALONG_OTHER_AXES
+
+    def _has_no_scale_for_a_row(self, node: ir.Node, is_constant: bool) -> bool:
+        """Whether a scale serves all rows, or comes with the row from a table."""
+        x, scale = node.inputs[:2]
+        if is_constant and rank(scale) == 0:
+            return True
+        is_along_rows = integer_attribute(node, "axis", 1) % (rank(x) or 1) == 0
+        comes_along = (
+            "block_size" in node.attributes and scale is not None and self.are_parts(scale)
+        )
+        return not is_along_rows and (is_constant or comes_along)
 
     def _gives_sizes(self, node: ir.Node | None) -> bool:
         """Whether the result consists of sizes, the number of rows among them."""

@@ -9,12 +9,11 @@ operators, as the runtime has no kernel for tables: float32 is faster, and close
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dechaff.ir import DOMAIN, Module, constant_value
 from dechaff.passes import GraphBuilder, Rewriter
-from dechaff.passes.quantization.storage import packed_int4, plain
+from dechaff.passes.quantization.storage import store_integers
 
 from .contrib_kernels import CONTRIB_DOMAIN
 from .kernels import has_kernel
@@ -39,8 +38,8 @@ def lower_blockwise_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
     with rewriter.rewrite("lower-blockwise-matmul", [node]) as builder:
         packed = packed_blocks(tensor.numpy().astype(np.int8), block, BITS[tensor.dtype])
         by_column = np.ascontiguousarray(exponents.numpy().astype(np.int8).T)
-        stored = _like(exponents, by_column)
-        scales = _scales(node, builder, builder.tensor(stored, "exponent"))
+        stored = store_integers(by_column, BITS[exponents.dtype], "exponent", builder)
+        scales = _scales(node, builder, stored)
         scales = repeat_scales(scales, rows // block, rows // groups // block, builder)
         weights = builder.constant(packed, tensor.name or "weight")
         y = low_bit_product(builder, [x, weights, scales], tensor, block, BITS[tensor.dtype])
@@ -117,11 +116,6 @@ def _scales(node: ir.Node, builder: GraphBuilder, exponent: ir.Value | None) -> 
     stored = builder.op("Cast", [exponent], {"to": ir.DataType.FLOAT})
     powers = builder.op("Add", [stored, builder.constant(offset, "exponent_offset")])
     return builder.op("Pow", [builder.constant(_TWO, "two"), powers])
-
-
-def _like(tensor: ir.TensorProtocol, integers: npt.NDArray[np.int8]) -> ir.TensorProtocol:
-    """Integers of the tensor's type, int4 or int8."""
-    return packed_int4(integers) if tensor.dtype is ir.DataType.INT4 else plain(integers)
 
 
 def _size(value: ir.Value | None, axis: int) -> int | None:

@@ -15,10 +15,15 @@ from typing import Literal, get_args
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from dechaff.backends.openvino.blocks import (
+    lower_int4_gather_to_arithmetic,
+    restore_blocks,
+)
 from dechaff.backends.openvino.grouped_attention import lower_to_grouped_attention
 from dechaff.backends.openvino.rounding import place_roundings
 from dechaff.ir import DOMAIN, Module, UsageError, attach_functions, infer_shapes
 from dechaff.passes import Rewriter
+from dechaff.passes.matching import is_op
 from dechaff.passes.row_independence import rows_are_independent
 
 from .blockwise_kernels import (
@@ -103,6 +108,7 @@ _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
 _OPENVINO_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
     "BlockwiseRestore": lower_blockwise_restore,
+    "Int4Gather": lower_int4_gather_to_arithmetic,
     "Pack": lower_pack,
     "VarlenAttention": _first_that_fits(lower_one_query_attention, lower_to_grouped_attention),
 }
@@ -154,17 +160,28 @@ def lower(
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     attach_functions(lowered)  # of dialect operators that a lowering made
     _inline_dialect(lowered)
+    if _runs_in_parts(module, target):
+        lowered.model.metadata_props[ROWS_KEY] = INDEPENDENT
     if target == "cpu":
-        if rows_are_independent(module):
-            lowered.model.metadata_props[ROWS_KEY] = INDEPENDENT
         widen_rows(Rewriter(lowered))
         common_passes.RemoveUnusedNodesPass()(lowered.model)
     if has_blockwise_weights(module):
         drop_annotations(lowered)
     if target == "openvino":
+        restore_blocks(Rewriter(lowered))
         place_roundings(Rewriter(lowered))
         lowered.model.metadata_props[RUNTIME_KEY] = target
     return lowered
+
+
+def _runs_in_parts(module: Module, target: str) -> bool:
+    """Whether the rows of a batch may be run in parts, and doing so was measured to pay.
+
+    In ONNX Runtime, where parts fit the caches better, it was for products of float32.
+    """
+    if target == "portable" or not rows_are_independent(module):
+        return False
+    return target == "openvino" or not any(is_op(node, "QuantizeLinear") for node in module.graph)
 
 
 def _lowerings(target: str, attention: AttentionKernel) -> dict[str, NodeLowering]:

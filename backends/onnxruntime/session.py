@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
-from dechaff.ir import DechaffError, Module, attach_functions
+from dechaff.ir import DechaffError, Module, attach_functions, unload_mapped
 
 from .run_limits import RunLimit, is_out_of_memory, stopped_after
 from .session_settings import SessionSettings
@@ -84,8 +83,8 @@ class Session:
             options.add_session_config_entry("session.disable_prepacking", "1")
             # For so few tokens, threads that wait busily cost more than they save.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if graph_optimizations:
-            _unload_mapped_weights(module)  # what references read of them would count beside copies
+        if graph_optimizations:  # what references read of them would count beside copies
+            unload_mapped(module.graph.initializers.values())
         proto, weights, folder = _without_weights(module, declare_inputs=not graph_optimizations)
         if folder is not None:
             options.add_session_config_entry(_FOLDER_OF_WEIGHTS, os.path.abspath(folder))
@@ -105,8 +104,8 @@ class Session:
         except Exception as error:
             raise _failure(module.source, error) from error
         self._limit = RunLimit(module) if on_trial or not graph_optimizations else None
-        if graph_optimizations:  # a reference reads the weights where they lie
-            _unload_mapped_weights(module)
+        if graph_optimizations:  # they are packed; a reference reads the weights where they lie
+            unload_mapped(module.graph.initializers.values())
         self._source = module.source
         self.input_names = [
             value.name for value in self._session.get_inputs() if value.name not in self._fed
@@ -228,20 +227,6 @@ def _declare_input(
     weight.dtype, weight.shape = dtype, ir.Shape(sizes)
     if not weight.is_graph_input():
         graph.inputs.append(weight)
-
-
-def _unload_mapped_weights(module: Module) -> None:
-    """Give back the memory of weights that lie in a file; what is read again comes from there.
-
-    The runtime has packed the matrices into copies of its own by now, and reads most originals no
-    more: without this they would count twice.
-    """
-    if not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    for value in module.graph.initializers.values():
-        mapped = getattr(value.const_value, "raw", None)
-        if isinstance(mapped, mmap.mmap):
-            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _is_plain(dtype: ir.DataType) -> bool:

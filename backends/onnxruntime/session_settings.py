@@ -1,4 +1,4 @@
-"""Threads, affinity and memory of a session."""
+"""Threads, affinity, memory and requests of a session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .threads import usable_cores
 
 @dataclasses.dataclass(frozen=True)
 class SessionSettings:
-    """How ONNX Runtime runs a model; the same answers under all settings.
+    """How a runtime runs a model; the same answers under all settings.
 
     Attributes:
         threads: threads that compute, the caller's included; None for every physical core that the
@@ -23,15 +23,24 @@ class SessionSettings:
             is held to processors too.
         memory_arena: keep freed memory for the next run. Off gives it back after each run, which is
             slower, and worth it for a process that seldom runs.
+        requests: for OpenVINO, into how many parts the rows of a batch may be shared out; each has
+            its part of the threads. None for as many as OpenVINO likes best, 1 for never: the model
+            is then held in memory once, and not a second time for batches.
     """
 
     threads: int | None = None
     affinity: tuple[int, ...] | None = None
     memory_arena: bool = True
+    requests: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"expected at least 1 thread, got {self.threads}")
+        if self.requests is not None and not 1 <= self.requests <= self.num_threads:
+            raise UsageError(
+                f"expected 1 to {self.num_threads} requests, one for each thread at most, "
+                f"got {self.requests}"
+            )
         if self.affinity is None:
             return
         if min(self.affinity, default=0) < 0:
@@ -63,4 +72,6 @@ class SessionSettings:
         place = "placed by the system"
         if self.affinity is not None:
             place = f"held to processors {', '.join(map(str, self.affinity))}"
-        return f"{threads} ({chosen}), {place}, memory arena {'on' if self.memory_arena else 'off'}"
+        shared = "" if self.requests is None else f", at most {self.requests} requests"
+        arena = "on" if self.memory_arena else "off"
+        return f"{threads} ({chosen}), {place}, memory arena {arena}{shared}"

@@ -2,5 +2,6 @@
 
 from .grouped_attention import lower_to_grouped_attention
 from .session import OpenVinoSession, has_openvino
+from .shared_rows import SharedRows
 
-__all__ = ["OpenVinoSession", "has_openvino", "lower_to_grouped_attention"]
+__all__ = ["OpenVinoSession", "SharedRows", "has_openvino", "lower_to_grouped_attention"]

@@ -15,7 +15,7 @@ import networkx
 import onnx_ir as ir
 
 from dechaff.ir import module_path, value_type_text
-from dechaff.passes.matching import is_op, is_packed_attention, values_read
+from dechaff.passes.matching import ancestors, is_op, is_packed_attention, values_read
 from dechaff.passes.rewriter import Rewriter
 
 _LAYER_FOLDERS = frozenset(["layer", "layers", "block", "blocks", "h", "encoder_layers"])
@@ -78,6 +78,7 @@ class _QueryFlow:
         self._edges: networkx.DiGraph[int] = networkx.DiGraph()
         self._values: list[ir.Value] = []
         self._numbers: dict[ir.Value, int] = {}
+        self._needed = {node for output in graph.outputs for node in ancestors(output)}
         for node in graph:
             attends = is_op(node, "Attention") or is_packed_attention(node)
             read = node.inputs[:1] if attends else values_read(node)
@@ -120,11 +121,16 @@ class _QueryFlow:
         return None if last is None else [*before, last]
 
     def _ends(self, inside: networkx.DiGraph[int], attention: ir.Node) -> list[int]:
-        """Where a stack ends: outputs behind its last attention, else what nothing reads."""
+        """Where a stack ends: outputs behind its last attention, else what others' keys are."""
         last = self._number(attention.outputs[0])
         behind = [last, *networkx.descendants(inside, last)]
         outputs = [number for number in behind if self._values[number].is_graph_output()]
-        return outputs or [number for number in behind if not inside.out_degree(number)]
+        return outputs or [
+            number
+            for number in behind
+            if not inside.out_degree(number)
+            and any(user in self._needed for user, _ in self._values[number].uses())
+        ]
 
 
 def _up(number: int, parents: Mapping[int, int | None]) -> Iterator[int]:

@@ -11,18 +11,12 @@ from dechaff.passes.rewriter import GraphBuilder
 
 from .dense_layers import Matrix
 from .power_grids import Exponents, PowerGrid
-from .rounding import Integers
-from .storage import packed_int4, plain
+from .storage import store_integers
 
 _VECTOR_BITS = 8
 _NIBBLE = 16
 VECTOR_BLOCK = 64
 """Elements of a stored vector that share an exponent, where they divide its length."""
-
-
-def store_integers(integers: Integers, bits: int, name: str, builder: GraphBuilder) -> ir.Value:
-    """A constant of ``bits`` bits, 8 or 4; two of four share a byte."""
-    return builder.tensor(plain(integers) if bits == 8 else packed_int4(integers), name)
 
 
 def store_exponents(
@@ -33,8 +27,8 @@ def store_exponents(
     offset = (least + most + 1) // 2
     shifted = (exponents.astype(np.int16) - offset).astype(np.int8)
     fits = most - least < _NIBBLE and shifted.min() >= -8 and shifted.max() <= 7
-    stored = packed_int4(shifted) if fits else plain(shifted)
-    return builder.tensor(stored, f"{name}_exponent"), {"exponent_offset": offset}
+    stored = store_integers(shifted, 4 if fits else 8, f"{name}_exponent", builder)
+    return stored, {"exponent_offset": offset}
 
 
 def store_vector(vector: npt.NDArray[np.float32], name: str, builder: GraphBuilder) -> ir.Value:

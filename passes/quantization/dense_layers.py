@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from dechaff.ir import Module, constant_value, module_path
+from dechaff.ir import Module, constant_value, module_path, unload_mapped
 from dechaff.passes.matching import integer_attribute, is_op, sizes_of
 from dechaff.passes.rewriter import Rewriter
 
@@ -108,10 +108,9 @@ def _reason_to_leave(layer: DenseLayer, patterns: list[str]) -> str | None:
     for pattern in patterns:
         if fnmatch.fnmatch(layer.name, pattern):
             return f"exclude names it: {layer.name} matches {pattern!r}"
-    matrix = layer.matrix()
-    if not np.isfinite(matrix).all():
-        return "its weights are not finite"
-    return None
+    is_finite = np.isfinite(layer.matrix()).all()
+    unload_mapped([layer.weight])
+    return None if is_finite else "its weights are not finite"
 
 
 def layers_by_input(layers: Iterable[DenseLayer]) -> list[list[DenseLayer]]:

@@ -15,6 +15,7 @@ from .grids import Grid
 from .rounding import Integers
 
 _BLOCK = 128
+_STRIP = 512
 _ATTEMPTS = 4
 """Dampings tried, each ten times the one before, until the Hessian can be factorized."""
 
@@ -43,8 +44,19 @@ class Hessian:
         self.tokens += len(rows)
 
     def error(self, difference: Matrix) -> float:
-        """Squared norm that a difference of weights, float32[K, N], makes in all outputs."""
-        return float(np.einsum("kn,kn->", self.sum @ difference, difference, dtype=np.float64))
+        """Squared norm that a difference of weights, float32[K, N], makes in all outputs.
+
+        The moments are symmetric: what lies right of their diagonal blocks counts twice.
+        """
+        total = 0.0
+        for start in range(0, len(difference), _STRIP):
+            end = min(start + _STRIP, len(difference))
+            own = difference[start:end]
+            product = self.sum[start:end, end:] @ difference[end:]
+            product *= 2
+            product += self.sum[start:end, start:end] @ own
+            total += float(np.einsum("kn,kn->", product, own, dtype=np.float64))
+        return total
 
 
 class Rounder:
@@ -69,8 +81,7 @@ class Rounder:
         features = len(diagonal)
         self._order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(features)
         self._dead = diagonal[self._order] == 0
-        permuted = hessian.sum[np.ix_(self._order, self._order)]
-        self._upper = _inverse_factor(permuted, self._dead, damping)
+        self._upper = _inverse_factor(hessian.sum, self._order, self._dead, damping)
 
     def round(self, matrix: Matrix, grid: Grid) -> Integers:
         """Integers of a grid, int8[K, N], for weights float32[K, N]; neither is changed."""
@@ -109,36 +120,73 @@ def _round_block(
     return errors
 
 
-def _inverse_factor(hessian: Square, dead: npt.NDArray[np.bool_], damping: float) -> Square:
+def _inverse_factor(
+    moments: Square, order: npt.NDArray[np.intp], dead: npt.NDArray[np.bool_], damping: float
+) -> Square:
     """The upper Cholesky factor of the inverse, with as little damping as lets it exist.
 
-    The Hessian is overwritten: at the size of a feed-forward layer each copy counts.
+    At the size of a feed-forward layer each copy counts: beside the moments there is one matrix in
+    float64 and, as that is done with, the factor.
     """
-    diagonal = np.arange(len(hessian))
-    hessian[diagonal[dead], diagonal[dead]] = 1
-    step = float(hessian.diagonal().mean())
+    diagonal = moments.diagonal()[order]
+    diagonal[dead] = 1
+    step = float(diagonal.mean())
     added = 0.0
+    # With the features reversed, H = L Lᵀ gives H⁻¹ = UᵀU without a second factorization.
+    backwards = order[::-1]
     for attempt in range(_ATTEMPTS):
         wanted = max(damping, 1e-4) * 10**attempt * step
-        hessian[diagonal, diagonal] += np.float32(wanted - added)
+        diagonal += np.float32(wanted - added)
         added = wanted
+        lower = _permuted(moments, backwards)
+        np.fill_diagonal(lower, diagonal[::-1])
         try:
-            # With the features reversed, H = L Lᵀ gives H⁻¹ = UᵀU without a second factorization.
-            lower = np.linalg.cholesky(hessian[::-1, ::-1])
+            _factorize(lower)
         except np.linalg.LinAlgError:
             continue
-        return _inverse_of_upper(lower[::-1, ::-1])
+        upper = lower[::-1, ::-1].astype(np.float32, order="C")
+        del lower
+        _invert_upper(upper)
+        return upper
     raise np.linalg.LinAlgError("the second moments of its activations cannot be factorized")
 
 
-def _inverse_of_upper(matrix: Square) -> Square:
-    """The inverse of an upper triangular matrix, by halves."""
+def _permuted(moments: Square, order: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """Rows and columns in another order, in float64."""
+    permuted = np.empty(moments.shape, np.float64)
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        permuted[start : start + _BLOCK] = moments[np.ix_(rows, order)]
+    return permuted
+
+
+def _factorize(matrix: npt.NDArray[np.float64]) -> None:
+    """The Cholesky factor in place of the matrix's lower triangle, some columns at a time.
+
+    numpy's own makes three copies. What is above the diagonal is not read, and has no meaning.
+
+    Raises:
+        numpy.linalg.LinAlgError: the matrix is not positive definite.
+    """
+    for start in range(0, len(matrix), _BLOCK):
+        columns = slice(start, start + _BLOCK)
+        before = matrix[start:, :start]
+        panel = matrix[start:, columns]
+        panel -= before @ before[:_BLOCK].T
+        corner = np.linalg.cholesky(panel[:_BLOCK])
+        panel[:_BLOCK] = corner
+        panel[_BLOCK:] = panel[_BLOCK:] @ np.linalg.inv(corner).T
+
+
+def _invert_upper(matrix: Square) -> None:
+    """Invert an upper triangular matrix in its place, by halves; what is below becomes zero."""
     size = len(matrix)
     if size <= _BLOCK:
-        return np.linalg.inv(matrix).astype(np.float32, copy=False)
+        matrix[:] = np.linalg.inv(np.triu(matrix))
+        return
     half = size // 2
-    inverse = np.zeros((size, size), np.float32)
-    inverse[:half, :half] = _inverse_of_upper(matrix[:half, :half])
-    inverse[half:, half:] = _inverse_of_upper(matrix[half:, half:])
-    inverse[:half, half:] = -(inverse[:half, :half] @ matrix[:half, half:]) @ inverse[half:, half:]
-    return inverse
+    first, last, corner = matrix[:half, :half], matrix[half:, half:], matrix[:half, half:]
+    _invert_upper(first)
+    _invert_upper(last)
+    corner[:] = -(first @ corner) @ last
+    matrix[half:, :half] = 0

@@ -35,8 +35,10 @@ class Grid:
         """
         rows, columns = matrix.shape
         size = group or rows
-        padded = np.pad(matrix, [(0, -rows % size), (0, 0)]).reshape(-1, size, columns)
-        largest = np.abs(padded).max(axis=1)
+        missing = -rows % size
+        padded = np.pad(matrix, [(0, missing), (0, 0)]) if missing else matrix
+        padded = padded.reshape(-1, size, columns)
+        largest = np.maximum(padded.max(axis=1), -padded.min(axis=1))  # no copy, as abs makes
         if bits == 2:
             place = np.abs(padded).argmax(axis=1)
             signed = np.take_along_axis(padded, place[:, None], axis=1)[:, 0]

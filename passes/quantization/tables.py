@@ -12,7 +12,7 @@ from dechaff.passes.rewriter import GraphBuilder, Rewriter
 
 from .grids import Grid
 from .rounding import Integers
-from .storage import plain
+from .storage import store_array
 
 TABLE_BITS = (0, 4, 8)
 """Widths that tables of embeddings may have; 0 leaves them as they are."""
@@ -39,13 +39,13 @@ def _quantize_table(
     block = group if group and columns % group == 0 else columns
     grid = Grid.of(by_column, bits, block)
     integers = grid.round(by_column).T
-    stored = plain(integers) if bits == 8 else plain(packed_table(integers))
+    stored = integers if bits == 8 else packed_table(integers)
     operands: list[ir.Value] = []
     for gather in gathers:
         with rewriter.rewrite(_RULE, [gather]) as builder:
             name = value.name or "table"
             operands = operands or [
-                builder.tensor(stored, name),
+                store_array(stored, name, builder),
                 builder.constant(np.ascontiguousarray(grid.scale.T), f"{name}_scale"),
             ]
             look_up = _look_up_bytes if bits == 8 else _look_up_nibbles

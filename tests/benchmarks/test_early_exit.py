@@ -6,12 +6,13 @@ import pathlib
 
 import numpy as np
 
-from benchmarks.early_exit import Point, Sentences, markdown
+from benchmarks.early_exit import Sentences, markdown
 from benchmarks.early_exit_plot import plot
+from benchmarks.exit_points import Point
 
 
 def measured(heads: str, accuracy: float, saved: float) -> Point:
-    point = Point(heads, "entropy", 0.99, "default", 2.0, accuracy)
+    point = Point(heads, "entropy", 0.99, "default", [2.0], accuracy)
     point.milliseconds = {"1": 4.0, "16": 40.0}
     point.saved = {"1": saved, "16": saved / 2}
     return point

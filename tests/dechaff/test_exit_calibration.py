@@ -66,6 +66,7 @@ def test_labels_say_what_is_right() -> None:
     base = dechaff.optimize(MODEL.clone(), verify="off")
     labels = 1 - answers_of(base)  # the model is always wrong, so leaving early costs nothing
     found = dechaff.calibrate_exits(MODEL.clone(), data, labels=labels, keep=1.0)
+    assert found.passes in str(found)
     assert found.full == 0
     assert found.setting.layers < 4
 
