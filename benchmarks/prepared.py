@@ -23,8 +23,8 @@ from .peers import DECHAFF_PASSES, DENSE_PASSES
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PRODUCT = ("dechaff", "frontend", "ir", "passes", "backends")
-_EXAMPLE_SHAPE = (16, 128)
-"""The batch on which the runtime is chosen."""
+EXAMPLE_SHAPE = (16, 128)
+"""Rows and length of the batch that dechaff is shown: on it the runtime is chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,38 +65,46 @@ def code_digest() -> str:
     return digest.hexdigest()[:8]
 
 
-def prepare(name: str, layers: int | None, models: pathlib.Path) -> Prepared:
+def prepare(
+    name: str,
+    layers: int | None,
+    models: pathlib.Path,
+    example: tuple[int, int] = EXAMPLE_SHAPE,
+) -> Prepared:
     """The files of a model, made now unless they are there; dechaff's for the present sources.
 
     Args:
         name: one of ``ARCHITECTURES``.
         layers: number of layers; the architecture's own if None.
         models: the folder of all models.
+        example: rows and length of the batch that dechaff is shown.
 
     Raises:
         ChildFailedError: an export or the optimization fails.
     """
     folder = models / (name if layers is None else f"{name}-{layers}-layers")
+    rows, length = example
+    shown = "" if example == EXAMPLE_SHAPE else f"-{rows}x{length}"
     digest = code_digest()
-    for part in ("exports", f"dechaff-{digest}"):
-        if not (folder / part).exists():
-            _make(name, layers, folder, part)
+    own = folder / f"dechaff-{digest}{shown}"
+    for old in set(folder.glob("dechaff-*")) - set(folder.glob(f"dechaff-{digest}*")):
+        shutil.rmtree(old)
+    for part in (folder / "exports", own):
+        if not part.exists():
+            _make(name, layers, part, example)
     facts = json.loads((folder / "exports" / "model.json").read_text())
-    own = folder / f"dechaff-{digest}"
     saved = {DECHAFF_PASSES: own / "default.onnx", DENSE_PASSES: own / "dense.onnx"}
     return Prepared(name, layers, folder / "exports", saved, **facts)
 
 
-def _make(name: str, layers: int | None, folder: pathlib.Path, part: str) -> None:
+def _make(name: str, layers: int | None, part: pathlib.Path, example: tuple[int, int]) -> None:
     """Make a folder under another name, so that an interruption leaves no half of it."""
-    for old in folder.glob("dechaff-*") if part.startswith("dechaff") else ():
-        shutil.rmtree(old)
-    staging = folder / f".{part}"
+    staging = part.with_name(f".{part.name}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    task = {"name": name, "layers": layers, "folder": str(staging), "part": part}
-    run_child("benchmarks.prepared", task)
-    os.replace(staging, folder / part)
+    task = {"name": name, "layers": layers, "folder": str(staging), "part": part.name}
+    run_child("benchmarks.prepared", task | {"example": list(example)})
+    os.replace(staging, part)
 
 
 def _export(model: ModelUnderTest, folder: pathlib.Path) -> None:
@@ -114,14 +122,14 @@ def _export(model: ModelUnderTest, folder: pathlib.Path) -> None:
     (folder / "model.json").write_text(json.dumps(facts))
 
 
-def _optimize(model: ModelUnderTest, folder: pathlib.Path) -> None:
+def _optimize(model: ModelUnderTest, folder: pathlib.Path, shape: tuple[int, int]) -> None:
     import torch
 
     import dechaff
 
     example = {
         name: torch.from_numpy(array)
-        for name, array in make_inputs(*_EXAMPLE_SHAPE, "uniform", model.vocabulary).items()
+        for name, array in make_inputs(*shape, "uniform", model.vocabulary).items()
     }
     target = AUTO
     for file, passes in (("default", DECHAFF_PASSES), ("dense", DENSE_PASSES)):
@@ -137,9 +145,12 @@ def _optimize(model: ModelUnderTest, folder: pathlib.Path) -> None:
 
 def make_part(task: dict[str, Any]) -> None:
     """Make one folder: the exports, or dechaff's files."""
-    model = ModelUnderTest(task["name"], task["layers"])
-    make = _export if task["part"] == "exports" else _optimize
-    make(model, pathlib.Path(task["folder"]))
+    model, folder = ModelUnderTest(task["name"], task["layers"]), pathlib.Path(task["folder"])
+    if task["part"] == "exports":
+        _export(model, folder)
+    else:
+        rows, length = task["example"]
+        _optimize(model, folder, (rows, length))
 
 
 def main() -> None:

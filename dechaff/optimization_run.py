@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dechaff.backends import SessionSettings, products_saturate
 from dechaff.ir import (
@@ -22,18 +22,20 @@ from dechaff.passes import (
     run_passes,
 )
 
+from .arrays import Array
 from .bisection import bisect_command
 from .calibration import Calibration
 from .fault_search import find_fault
 from .input_generation import InputCase, generate_inputs
 from .judges import NumbersJudge
 from .nominal_sizes import nominal_sizes, used_sizes
+from .padding_choice import choose_padding
 from .pass_checks import PassChecker
 from .progress import StepCounter
 from .reference import Reference
 from .report import Report, pass_notes
 from .search import SearchResult
-from .settings import Settings
+from .settings import AUTO, Settings
 from .snapshots import SnapshotWriter
 from .target_lowering import lower_for_target
 from .trace import TraceRecorder
@@ -83,6 +85,8 @@ class OptimizationRun:
 
     def execute(self) -> Module:
         """Run the passes, lower the result and verify it; give what will be served."""
+        if self._target == AUTO and self._example is not None:
+            self._choose_padding(self._example)  # timed before the reference takes the cores
         reference = self._reference()
         observers = [self._steps, *self._observers(reference)]
         optimized, self._records = run_passes(
@@ -102,6 +106,12 @@ class OptimizationRun:
         if reference is not None:
             self._verify(reference, optimized, lowered)
         return lowered
+
+    def _choose_padding(self, example: Mapping[str, Array]) -> None:
+        self._steps.detail("with padding, and without")
+        choice = choose_padding(self._module, self._passes, example, self._settings, self._session)
+        self._passes = choice.passes
+        self._choices += [choice.reason] if choice.reason is not None else []
 
     def _lower(self, optimized: Module) -> Module:
         lowered = lower_for_target(

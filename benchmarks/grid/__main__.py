@@ -22,7 +22,7 @@ from benchmarks.inputs import LENGTHS
 from benchmarks.machine import describe_machine
 from benchmarks.models import ARCHITECTURES
 from benchmarks.peers import DECHAFF, DECHAFF_PASSES, LIMIT, PEERS, REFERENCE, installed
-from benchmarks.prepared import Prepared, prepare
+from benchmarks.prepared import EXAMPLE_SHAPE, Prepared, prepare
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .cells import START_SECONDS, Cell, estimated_seconds, grid_cells
@@ -69,22 +69,27 @@ def _measure_missing(options: argparse.Namespace) -> int:
     until = began + options.minutes * 60 if options.minutes else math.inf
     folder = machine_folder(options.measured, usable_cores())
     missing_anywhere, failed = 0, 0
-    for model in dict.fromkeys(cell.model for cell in cells):
+    for model, example in dict.fromkeys((cell.model, _example(cell)) for cell in cells):
         print(f"preparing {model} ...", flush=True)
         try:
-            prepared = prepare(model, options.layers or None, options.results / "models")
+            prepared = prepare(model, options.layers or None, options.results / "models", example)
         except ChildFailedError as error:
             failed += 1
             print(f"{model}: not prepared: {error}", flush=True)
             continue
         key = cell_key(prepared.saved[DECHAFF_PASSES])
-        own = [cell for cell in cells if cell.model == model]
+        own = [cell for cell in cells if (cell.model, _example(cell)) == (model, example)]
         missing = [c for c in own if options.fresh or not _is_measured(folder, c, key)]
         print(f"{len(own)} cells, {len(own) - len(missing)} of them measured already", flush=True)
         failed += _measure_model(prepared, missing, key, until, options)
         missing_anywhere += sum(not _is_measured(folder, cell, key) for cell in own)
     print(f"{missing_anywhere} cells are still to be measured", flush=True)
     return _MISSED if failed else _DONE
+
+
+def _example(cell: Cell) -> tuple[int, int]:
+    """Rows and length that dechaff is shown: of single requests one of them."""
+    return (1, cell.sequence) if cell.batch == 1 else EXAMPLE_SHAPE
 
 
 def _measure_model(

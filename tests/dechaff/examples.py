@@ -50,6 +50,24 @@ linear (float[B,4] x) => (float[B,4] y)
 }}
 """
 
+ATTENTION_MODEL = """
+<ir_version: 10, opset_import: ["" : 23]>
+model (float[B,S,8] x, int64[B,S] attention_mask) => (float[B,S,8] y)
+<float[8] gamma = {1, 2, 3, 4, 5, 6, 7, 8}, int64[2] axes = {1, 2},
+ int64[2] leading = {1, 1}, int64[1] one = {1}>
+{
+    h = LayerNormalization (x, gamma)
+    valid = Cast <to = 9> (attention_mask)
+    keys = Unsqueeze (valid, axes)
+    length = Shape <start = 1, end = 2> (attention_mask)
+    mask_shape = Concat <axis = 0> (leading, length, one)
+    written_out = Expand (keys, mask_shape)
+    c = Attention <q_num_heads = 2, kv_num_heads = 2, scale = 0.5> (h, h, h, written_out)
+    y = Relu (c)
+}
+"""
+"""Attention over rows whose padding a mask tells."""
+
 
 def masked_encoder() -> Module:
     return parse(MASKED_ENCODER, source="encoder.onnx")

@@ -1,0 +1,72 @@
+"""Whether padding is removed: whether that takes less time on the batch that the user shows.
+
+A batch of one row, or one without padding, has nothing to remove, and finding that out takes a few
+hundred microseconds: a tenth of the time of a small model on a short sequence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from dechaff.backends import SessionSettings, start_session
+from dechaff.ir import Module
+from dechaff.passes import Numerics, Pass, run_passes
+
+from .arrays import Array
+from .runtime_choice import LEAST_GAIN, shortest_runs
+from .settings import Settings
+from .target_lowering import lower_for_target
+
+_REMOVAL = "remove-padding"
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddingChoice:
+    """The passes to run, and a line that says why; no line where there was nothing to choose."""
+
+    passes: Sequence[Pass]
+    reason: str | None = None
+
+
+def choose_padding(
+    module: Module,
+    passes: Sequence[Pass],
+    example: Mapping[str, Array],
+    settings: Settings,
+    session: SessionSettings,
+) -> PaddingChoice:
+    """Run the model with its padding removed and kept, in ONNX Runtime, in turns.
+
+    Nothing is measured where a pass of the list is approximate: such passes can take long.
+
+    Args:
+        module: the model before all passes; it stays as it is.
+        passes: what was asked for.
+        example: the batch, an array per graph input.
+        settings: whether timings of kernels are kept.
+        session: threads.
+    """
+    exact = all(step.numerics is not Numerics.APPROXIMATE for step in passes)
+    if not exact or all(step.name != _REMOVAL for step in passes):
+        return PaddingChoice(passes)
+    removed, records = run_passes(module.clone(), passes)
+    if not any(record.name == _REMOVAL and record.changed for record in records):
+        return PaddingChoice(passes)
+    without = [step for step in passes if step.name != _REMOVAL]
+    kept, _ = run_passes(module.clone(), without)
+    for_cpu = dataclasses.replace(settings, target="cpu")
+    sessions = {
+        form: start_session(
+            lower_for_target(graph, module, for_cpu, example, session).module, session
+        )
+        for form, graph in (("removed", removed), ("kept", kept))
+    }
+    seconds = shortest_runs(sessions, example)
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in example.items())
+    figures = ", ".join(f"{form} {1e3 * s:.1f} ms" for form, s in seconds.items())
+    measured = f"measured on {shapes}, {figures}"
+    if seconds["kept"] >= LEAST_GAIN * seconds["removed"]:
+        return PaddingChoice(passes, f"padding is removed: {measured}")
+    advice = "where other batches have padding, show one of them, or choose target cpu"
+    return PaddingChoice(without, f"padding is kept: {measured}; {advice}")
