@@ -60,8 +60,8 @@ def optimize(
             named ones, an iterable of these (64 are taken) or an ``.npz`` file. Capture of a torch
             module uses the first; verification runs all, beside inputs that it generates.
         target: ``cpu`` (ONNX Runtime and its own operators), ``openvino``, ``auto`` (the faster of
-            these two on this machine, and padding removed if that is faster on the example, which
-            should be a batch as it is served), ``portable`` (standard operators only); or TVM's
+            these two on this machine; and of an example without padding, whether its removal pays:
+            it should be a batch as it is served), ``portable`` (standard operators only); or TVM's
             ``cuda``, ``llvm``, a tag or a target as JSON.
         passes: a pass list such as ``"default,-fuse-bias-gelu"``, or a sequence of these and of
             :class:`dechaff.passes.Pass` objects.

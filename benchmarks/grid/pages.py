@@ -20,12 +20,14 @@ is the latency of the fastest dense peer over dechaff's, and *of the limit* that
 sequence alone at its own length, without any padding, over dechaff's. Errors are the largest
 differences to torch on valid positions, float32.
 
-dechaff's target is `auto`: it is shown a batch, and takes the runtime that is the faster one on it,
-and removes padding if that is faster. It is shown 16 rows of up to 128 tokens, and the row itself
-in cells of one row. A dense peer more than {HOPELESS} times slower than the best of them when tried
-gets no rounds ({HOPELESS_IN_LONG_CELLS} times where a round takes long): its figure, in brackets,
-is that of its trial. Cells beside which other processes took more than {OTHERS_BAR:.0%} of the
-machine are left out, and measured again.
+dechaff's target is `auto`: it is shown a batch, and takes the runtime that is the faster one on it;
+and of a batch without padding, whether removal pays. It is shown 16 rows of up to 128 tokens, and
+the row itself in cells of one row.
+
+A dense peer more than {HOPELESS} times slower than the best of them when tried gets no rounds
+({HOPELESS_IN_LONG_CELLS} times where a round takes long): its figure, in brackets, is that of its
+trial. Cells beside which other processes took more than {OTHERS_BAR:.0%} of the machine are left
+out, and measured again.
 """
 _LENGTHS = {
     "uniform": "lengths spread evenly over [0.2 S, S]",

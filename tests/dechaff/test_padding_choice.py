@@ -28,8 +28,8 @@ def measured(monkeypatch: pytest.MonkeyPatch, seconds: Seconds) -> list[set[str]
     return asked
 
 
-def example() -> dict[str, Any]:
-    mask = (np.arange(5) < np.array([5, 2])[:, None]).astype(np.int64)
+def example(lengths: tuple[int, int] = (5, 5)) -> dict[str, Any]:
+    mask = (np.arange(5) < np.array(lengths)[:, None]).astype(np.int64)
     return {
         "x": np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32),
         "attention_mask": mask,
@@ -61,9 +61,10 @@ def test_padding_is_kept_where_that_is_clearly_faster_on_the_example(
     assert removes(model) == (not stays)
     assert f"padding is {'kept' if stays else 'removed'}: measured on x [2, 5, 8]" in notes(model)
     assert ("show one of them" in notes(model)) == stays
-    valid = example()["attention_mask"] == 1
+    ragged = example((2, 5))
+    valid = ragged["attention_mask"] == 1
     packed = optimized(target="cpu")
-    found, expected = (m.run(example())["y"][valid] for m in (model, packed))
+    found, expected = (m.run(ragged)["y"][valid] for m in (model, packed))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -72,6 +73,7 @@ def test_padding_is_kept_where_that_is_clearly_faster_on_the_example(
     [
         pytest.param({"target": "cpu"}, id="another target"),
         pytest.param({"example_inputs": None}, id="no example"),
+        pytest.param({"example_inputs": example((5, 2))}, id="an example with padding"),
         pytest.param({"passes": "default,-remove-padding"}, id="padding kept by the user"),
         pytest.param({"passes": "default,convert-precision"}, id="an approximate pass"),
     ],
