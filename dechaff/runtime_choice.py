@@ -11,7 +11,7 @@ from dechaff.ir import DechaffError, Module
 
 from .arrays import Array
 
-LEAST_GAIN = 0.97
+LEAST_GAIN = 0.95
 """OpenVINO is chosen below this share of ONNX Runtime's time: within the noise the runtime that
 everybody has is the better one."""
 _TURNS, _LONG_SECONDS = 5, 1.0
