@@ -98,7 +98,8 @@ def write_points(path: pathlib.Path, points: Sequence[Point]) -> None:
 def write_results(
     folder: pathlib.Path, name: str, table: str, base: Point, points: Sequence[Point]
 ) -> None:
-    """The table, the figures and the plot."""
+    """The table, which is printed too, the figures and the plot."""
+    print(table)
     (folder / f"{name}.md").write_text(table + "\n", "utf-8")
     record = {
         "base": dataclasses.asdict(base),

@@ -61,12 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base, *points = _calibrated(options, model, questions)
     if options.only_calibrate:
         return 0
-    test = questions["test"]
-    batches = {size: list(test.batches(size, rows)) for size, rows in _TIMED_ROWS.items()}
+    batches = {
+        size: list(questions["test"].batches(size, rows)) for size, rows in _TIMED_ROWS.items()
+    }
     time_points([base, *points], model, batches, options.rounds)
-    text = markdown(options, base, points)
-    print(text)
-    write_results(options.output, "picture_exits", text, base, points)
+    write_results(options.output, "picture_exits", markdown(options, base, points), base, points)
     return 0
 
 

@@ -14,7 +14,7 @@ from dechaff.ir import Module
 from dechaff.passes import Numerics, Pass, run_passes
 
 from .arrays import Array
-from .runtime_choice import LEAST_GAIN, shortest_runs
+from .runtime_choice import LEAST_GAIN, measured, shortest_runs
 from .settings import Settings
 from .target_lowering import lower_for_target
 
@@ -65,13 +65,11 @@ def choose_padding(
         for form, graph in (("removed", removed), ("kept", kept))
     }
     seconds = shortest_runs(sessions, example)
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in example.items())
-    figures = ", ".join(f"{form} {1e3 * s:.1f} ms" for form, s in seconds.items())
-    measured = f"measured on {shapes}, {figures}"
+    figures = measured(example, seconds)
     if seconds["kept"] >= LEAST_GAIN * seconds["removed"]:
-        return PaddingChoice(passes, f"padding is removed: {measured}")
+        return PaddingChoice(passes, f"padding is removed: {figures}")
     advice = "where other batches have padding, show one of them"
-    return PaddingChoice(without, f"padding is kept: {measured}; {advice}")
+    return PaddingChoice(without, f"padding is kept: {figures}; {advice}")
 
 
 def _is_without_padding(removed: Module, example: Mapping[str, Array]) -> bool:

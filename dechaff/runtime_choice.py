@@ -12,8 +12,8 @@ from dechaff.ir import DechaffError, Module
 from .arrays import Array
 
 LEAST_GAIN = 0.95
-"""OpenVINO is chosen below this share of ONNX Runtime's time: within the noise the runtime that
-everybody has is the better one."""
+"""Below this share of its time another way is taken than the usual one: OpenVINO in place of ONNX
+Runtime, which everybody has, or padding that is kept. Above it, what is gained may be noise."""
 _TURNS, _LONG_SECONDS = 5, 1.0
 _TURN_SECONDS = 0.05
 _REST_SECONDS = 0.05
@@ -55,11 +55,16 @@ def choose_runtime(
         )
     except DechaffError as error:
         return RuntimeChoice("cpu", f"runs in ONNX Runtime: {error}")
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-    figures = ", ".join(f"{RUNTIMES[t]} takes {1e3 * s:.1f} ms" for t, s in seconds.items())
+    times = {f"{RUNTIMES[target]} takes": value for target, value in seconds.items()}
     target = "openvino" if seconds["openvino"] < LEAST_GAIN * seconds["cpu"] else "cpu"
-    reason = f"runs in {RUNTIMES[target]}: measured on {shapes}, {figures}"
-    return RuntimeChoice(target, reason)
+    return RuntimeChoice(target, f"runs in {RUNTIMES[target]}: {measured(inputs, times)}")
+
+
+def measured(inputs: Mapping[str, Array], seconds: Mapping[str, float]) -> str:
+    """What was timed, in words: the shapes of the inputs, and milliseconds by contestant."""
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+    figures = ", ".join(f"{name} {1e3 * each:.1f} ms" for name, each in seconds.items())
+    return f"measured on {shapes}, {figures}"
 
 
 def shortest_runs(
