@@ -117,7 +117,7 @@ def drive(
 
     report(0, 1, "measuring what was found")
     measured = measure_points(found.points, build, data.held_out, metric, session)
-    points = allowed_there_too(measured, request.settings.allowed_drop)
+    points = allowed_there_too(measured, request.settings)
     first, last = points[0].held_out, points[-1].held_out
     assert first is not None  # measured just now
     assert last is not None
@@ -138,14 +138,23 @@ def drive(
     return result, inputs
 
 
-def allowed_there_too(points: Sequence[Point], allowed_drop: float) -> tuple[Point, ...]:
+def allowed_there_too(points: Sequence[Point], settings: SearchSettings) -> tuple[Point, ...]:
     """The points up to the boldest that keeps to the drop on held-out data as well.
 
-    A search makes hundreds of trials on the same rows, and some do well by chance. Where no point
-    does, all are left, and the result warns.
+    A search makes hundreds of trials on the same rows, and some do well by chance. In mode
+    ``accuracy`` the mean loss, which tells more than the metric, must be no greater there either.
+    Where no point does, all are left, and the result warns.
     """
     for count in range(len(points), 1, -1):
-        drop = points[count - 1].held_out_drop
-        if drop is not None and drop.mean <= allowed_drop + ROUNDING:
+        if _is_allowed(points[count - 1], points[0], settings):
             return tuple(points[:count])
     return tuple(points)
+
+
+def _is_allowed(point: Point, original: Point, settings: SearchSettings) -> bool:
+    drop, loss, least = point.held_out_drop, point.held_out_loss, original.held_out_loss
+    if drop is None or drop.mean > settings.allowed_drop + ROUNDING:
+        return False
+    if settings.mode != "accuracy" or loss is None or least is None:
+        return True
+    return loss <= least + ROUNDING

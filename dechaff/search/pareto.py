@@ -8,6 +8,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from dechaff.arrays import Arrays
 from dechaff.backends import Session, SessionSettings
 from dechaff.ir import MissingPackageError, Module
@@ -48,17 +50,22 @@ def measure_points(
     modules = [build(point.passes) for point in chosen]
     sessions = [Session(module, settings=session) for module in modules]
     outputs = [[each.run(item.inputs) for item in held_out] for each in sessions]
-    figures = [metric.figures(_results(found, held_out, outputs[0])) for found in outputs]
+    results = [_results(found, held_out, outputs[0]) for found in outputs]
+    figures = [metric.figures(each) for each in results]
+    losses = [float(np.concatenate([metric.losses(*r) for r in each]).mean()) for each in results]
     times = _milliseconds(sessions, held_out)
     return tuple(
         dataclasses.replace(
             point,
             held_out=found.score,
             held_out_drop=None if found is figures[0] else drop_between(figures[0], found),
+            held_out_loss=loss,
             milliseconds=milliseconds,
             megabytes=weight_bytes(module) / 1e6,
         )
-        for point, module, found, milliseconds in zip(chosen, modules, figures, times, strict=True)
+        for point, module, found, loss, milliseconds in zip(
+            chosen, modules, figures, losses, times, strict=True
+        )
     )
 
 

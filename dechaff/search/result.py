@@ -52,6 +52,7 @@ class Point:
         searched_drop: how far it fell there from the original's; None for the original.
         held_out: the metric on the held-out part.
         held_out_drop: how far it fell there.
+        held_out_loss: the mean loss there.
         milliseconds: measured median time of a held-out batch.
         megabytes: size of all weights.
     """
@@ -62,6 +63,7 @@ class Point:
     searched_drop: Drop | None = None
     held_out: float | None = None
     held_out_drop: Drop | None = None
+    held_out_loss: float | None = None
     milliseconds: float | None = None
     megabytes: float | None = None
 
@@ -119,11 +121,7 @@ class SearchResult:
                 f"{self.max_drop:g}: a pass of the list that is not searched costs more than that"
             )
         if self.refused:
-            bolder = self.refused[-1]
-            found.append(
-                f"{bolder.name} was refused in the end, and what led to it: on the held-out part "
-                f"{self.metric} fell by {bolder.held_out_drop}, where {self.max_drop:g} is allowed"
-            )
+            found.append(self._refusal(self.refused[-1]))
         drop = self.points[-1].held_out_drop
         if drop is not None and drop.mean > self.max_drop:
             found.append(
@@ -131,6 +129,18 @@ class SearchResult:
                 f"{self.max_drop:g}: give more data, a greater margin or a smaller drop"
             )
         return found
+
+    def _refusal(self, bolder: Point) -> str:
+        """Why a point was refused on the held-out part."""
+        reason = f"{self.metric} fell by {bolder.held_out_drop}, where {self.max_drop:g} is allowed"
+        drop = bolder.held_out_drop
+        if drop is not None and drop.mean <= self.max_drop + ROUNDING:
+            before = self.points[0].held_out_loss
+            reason = f"the mean loss rose from {before:.5g} to {bolder.held_out_loss:.5g}"
+        return (
+            f"{bolder.name} was refused in the end, and what led to it: on the held-out part "
+            f"{reason}"
+        )
 
     def table(self) -> Table:
         """The points as a table."""

@@ -14,6 +14,7 @@ from dechaff.search.driver import allowed_there_too
 from dechaff.search.metric import Metric
 from dechaff.search.metrics import UserMetric, make_metric
 from dechaff.search.result import Point
+from dechaff.search.search_settings import SearchSettings
 
 ROUNDS = 400
 _NORMAL = statistics.NormalDist()
@@ -132,4 +133,15 @@ def test_held_out_data_has_the_last_word(fallen: tuple[float, ...], kept: int) -
             for drop in fallen
         ),
     ]
-    assert len(allowed_there_too(points, 0.01)) == 1 + kept
+    assert len(allowed_there_too(points, SearchSettings(max_drop=0.01))) == 1 + kept
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("accuracy", 1), ("speed", 2)])
+def test_for_accuracy_the_loss_on_held_out_data_has_a_word_too(mode: str, kept: int) -> None:
+    none = Drop(0.0, 0.001, 100, "rows")
+    points = [
+        Point("original", (), 0.9, held_out_loss=0.3),
+        Point("gains", (), 0.9, held_out_drop=none, held_out_loss=0.29),
+        Point("loses", (), 0.9, held_out_drop=none, held_out_loss=0.31),
+    ]
+    assert len(allowed_there_too(points, SearchSettings(mode))) == 1 + kept
