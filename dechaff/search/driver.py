@@ -116,7 +116,8 @@ def drive(
         return serve(made)
 
     report(0, 1, "measuring what was found")
-    measured = measure_points(found.points, build, data.held_out, metric, session)
+    has_loss = request.settings.mode == "accuracy"
+    measured = measure_points(found.points, build, data.held_out, metric, session, losses=has_loss)
     points = allowed_there_too(measured, request.settings)
     first, last = points[0].held_out, points[-1].held_out
     assert first is not None  # measured just now

@@ -34,6 +34,8 @@ def measure_points(
     held_out: Sequence[LabelledInputs],
     metric: Metric,
     session: SessionSettings | None,
+    *,
+    losses: bool = False,
 ) -> tuple[Point, ...]:
     """Held-out metric, time and size of the first and last points and of some between them.
 
@@ -45,6 +47,7 @@ def measure_points(
         held_out: batches that the search has not seen.
         metric: the metric.
         session: threads, affinity and memory.
+        losses: whether to work out the mean loss too.
     """
     chosen = _some(points)
     modules = [build(point.passes) for point in chosen]
@@ -52,7 +55,7 @@ def measure_points(
     outputs = [[each.run(item.inputs) for item in held_out] for each in sessions]
     results = [_results(found, held_out, outputs[0]) for found in outputs]
     figures = [metric.figures(each) for each in results]
-    losses = [float(np.concatenate([metric.losses(*r) for r in each]).mean()) for each in results]
+    mean_losses = [_mean_loss(metric, each) if losses else None for each in results]
     times = _milliseconds(sessions, held_out)
     return tuple(
         dataclasses.replace(
@@ -64,9 +67,13 @@ def measure_points(
             megabytes=weight_bytes(module) / 1e6,
         )
         for point, module, found, loss, milliseconds in zip(
-            chosen, modules, figures, losses, times, strict=True
+            chosen, modules, figures, mean_losses, times, strict=True
         )
     )
+
+
+def _mean_loss(metric: Metric, results: Results) -> float:
+    return float(np.concatenate([metric.losses(*result) for result in results]).mean())
 
 
 def _some(points: Sequence[Point]) -> list[Point]:

@@ -52,7 +52,7 @@ class Point:
         searched_drop: how far it fell there from the original's; None for the original.
         held_out: the metric on the held-out part.
         held_out_drop: how far it fell there.
-        held_out_loss: the mean loss there.
+        held_out_loss: the mean loss there, where it counts.
         milliseconds: measured median time of a held-out batch.
         megabytes: size of all weights.
     """
