@@ -128,6 +128,11 @@ class SearchResult:
                 f"on the held-out part {self.metric} fell by {drop}, more than max_drop "
                 f"{self.max_drop:g}: give more data, a greater margin or a smaller drop"
             )
+        elif self._loss_rose(self.points[-1]):
+            found.append(
+                f"on the held-out part the mean loss rose {self._from_to(self.points[-1])}: give "
+                "more data"
+            )
         return found
 
     def _refusal(self, bolder: Point) -> str:
@@ -135,12 +140,18 @@ class SearchResult:
         reason = f"{self.metric} fell by {bolder.held_out_drop}, where {self.max_drop:g} is allowed"
         drop = bolder.held_out_drop
         if drop is not None and drop.mean <= self.max_drop + ROUNDING:
-            before = self.points[0].held_out_loss
-            reason = f"the mean loss rose from {before:.5g} to {bolder.held_out_loss:.5g}"
+            reason = f"the mean loss rose {self._from_to(bolder)}"
         return (
             f"{bolder.name} was refused in the end, and what led to it: on the held-out part "
             f"{reason}"
         )
+
+    def _loss_rose(self, point: Point) -> bool:
+        before, after = self.points[0].held_out_loss, point.held_out_loss
+        return before is not None and after is not None and after > before + ROUNDING
+
+    def _from_to(self, point: Point) -> str:
+        return f"from {self.points[0].held_out_loss:.5g} to {point.held_out_loss:.5g}"
 
     def table(self) -> Table:
         """The points as a table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from typing import Any
 
@@ -13,7 +14,7 @@ from dechaff.search.confidence import Drop, Figures, drop_between, surely_above
 from dechaff.search.driver import allowed_there_too
 from dechaff.search.metric import Metric
 from dechaff.search.metrics import UserMetric, make_metric
-from dechaff.search.result import Point
+from dechaff.search.result import Point, SearchResult
 from dechaff.search.search_settings import SearchSettings
 
 ROUNDS = 400
@@ -145,3 +146,28 @@ def test_for_accuracy_the_loss_on_held_out_data_has_a_word_too(mode: str, kept: 
         Point("loses", (), 0.9, held_out_drop=none, held_out_loss=0.31),
     ]
     assert len(allowed_there_too(points, SearchSettings(mode))) == 1 + kept
+
+
+@pytest.mark.parametrize(
+    ("kept", "refused", "message"),
+    [
+        ((), (0.31,), "loses was refused in the end.*the mean loss rose from 0.3 to 0.31"),
+        ((0.31,), (), "on the held-out part the mean loss rose from 0.3 to 0.31: give more data"),
+        ((0.29,), (), None),
+    ],
+)
+def test_a_loss_that_rose_is_told(
+    kept: tuple[float, ...], refused: tuple[float, ...], message: str | None
+) -> None:
+    none = Drop(0.0, 0.001, 100, "rows")
+    original = Point("original", (), 0.9, held_out_loss=0.3)
+    points, bolder = (
+        tuple(Point("loses", (), 0.9, none, 0.9, none, loss) for loss in losses)
+        for losses in (kept, refused)
+    )
+    result = SearchResult(
+        *("accuracy", "accuracy", 0.0, 1.0, (), (), (original, *points), bolder),
+        *(0.9, 0.9, True, 1.0),
+    )
+    warnings = " ".join(result.warnings())
+    assert re.search(message, warnings) if message else not warnings
