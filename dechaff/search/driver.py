@@ -153,9 +153,7 @@ def allowed_there_too(points: Sequence[Point], settings: SearchSettings) -> tupl
 
 
 def _is_allowed(point: Point, original: Point, settings: SearchSettings) -> bool:
-    drop, loss, least = point.held_out_drop, point.held_out_loss, original.held_out_loss
+    drop = point.held_out_drop
     if drop is None or drop.mean > settings.allowed_drop + ROUNDING:
         return False
-    if settings.mode != "accuracy" or loss is None or least is None:
-        return True
-    return loss <= least + ROUNDING
+    return settings.mode != "accuracy" or not point.loss_rose_from(original)

@@ -67,6 +67,11 @@ class Point:
     milliseconds: float | None = None
     megabytes: float | None = None
 
+    def loss_rose_from(self, original: Point) -> bool:
+        """Whether the mean loss is greater on the held-out part, if it was worked out."""
+        before, after = original.held_out_loss, self.held_out_loss
+        return before is not None and after is not None and after > before + ROUNDING
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
@@ -128,7 +133,7 @@ class SearchResult:
                 f"on the held-out part {self.metric} fell by {drop}, more than max_drop "
                 f"{self.max_drop:g}: give more data, a greater margin or a smaller drop"
             )
-        elif self._loss_rose(self.points[-1]):
+        elif self.points[-1].loss_rose_from(self.points[0]):
             found.append(
                 f"on the held-out part the mean loss rose {self._from_to(self.points[-1])}: give "
                 "more data"
@@ -145,10 +150,6 @@ class SearchResult:
             f"{bolder.name} was refused in the end, and what led to it: on the held-out part "
             f"{reason}"
         )
-
-    def _loss_rose(self, point: Point) -> bool:
-        before, after = self.points[0].held_out_loss, point.held_out_loss
-        return before is not None and after is not None and after > before + ROUNDING
 
     def _from_to(self, point: Point) -> str:
         return f"from {self.points[0].held_out_loss:.5g} to {point.held_out_loss:.5g}"
