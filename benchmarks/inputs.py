@@ -16,7 +16,6 @@ LENGTHS: tuple[Lengths, ...] = get_args(Lengths)
 
 _SEED = 7
 _SHORTEST = 0.2
-_NUM_SENTENCES = 1024
 
 
 def make_inputs(batch: int, sequence: int, lengths: Lengths, vocabulary: int) -> Inputs:
@@ -28,7 +27,7 @@ def make_inputs(batch: int, sequence: int, lengths: Lengths, vocabulary: int) ->
         lengths: ``uniform`` on [0.2 * sequence, sequence] as in ByteTransformer's protocol, but
             spread evenly, in random order: the share of valid tokens is then 0.6 and not luck, and
             one row has the full length, so that no column goes unused. ``full`` has no padding.
-            ``text`` takes the lengths of sentences of Python's documentation in MiniLM's tokens,
+            ``text`` takes the lengths of paragraphs of Python's documentation in MiniLM's tokens,
             cut to ``sequence``; the batch is then only as long as its longest.
         vocabulary: number of token ids.
 
@@ -49,7 +48,7 @@ def _row_lengths(
     if lengths == "full":
         return np.full(batch, sequence)
     if lengths == "text":
-        drawn: Array = np.minimum(generator.choice(sentence_lengths(), batch), sequence)
+        drawn: Array = np.minimum(generator.choice(paragraph_lengths(), batch), sequence)
         return drawn
     spread = np.linspace(sequence, _SHORTEST * sequence, batch)
     shuffled: Array = generator.permutation(np.maximum(spread.round().astype(np.int64), 1))
@@ -57,17 +56,17 @@ def _row_lengths(
 
 
 @functools.cache
-def sentence_lengths() -> tuple[int, ...]:
-    """Tokens of each sentence of the demo, in the order of the text."""
+def paragraph_lengths() -> tuple[int, ...]:
+    """Tokens of each paragraph, in the order of the text; the median is about 50."""
     from tokenizers import Tokenizer
 
-    from examples.sentence_embeddings import read_sentences, weights_folder
+    from examples.sentence_embeddings import read_paragraphs, weights_folder
 
     tokenizer = Tokenizer.from_file(str(weights_folder() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    encoded = tokenizer.encode_batch(read_sentences(_NUM_SENTENCES))
-    return tuple(len(sentence.ids) for sentence in encoded)
+    prose = [text for text in read_paragraphs() if text.endswith(".")]
+    return tuple(len(paragraph.ids) for paragraph in tokenizer.encode_batch(prose))
 
 
 def valid_share(inputs: Inputs) -> float:

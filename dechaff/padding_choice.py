@@ -14,7 +14,7 @@ from dechaff.ir import Module
 from dechaff.passes import Numerics, Pass, run_passes
 
 from .arrays import Array
-from .runtime_choice import LEAST_GAIN, measured, shortest_runs
+from .runtime_choice import is_clearly_faster, measured
 from .settings import Settings
 from .target_lowering import lower_for_target
 
@@ -64,9 +64,9 @@ def choose_padding(
         )
         for form, graph in (("removed", removed), ("kept", kept))
     }
-    seconds = shortest_runs(sessions, example)
+    faster, seconds = is_clearly_faster("kept", "removed", sessions, example)
     figures = measured(example, seconds)
-    if seconds["kept"] >= LEAST_GAIN * seconds["removed"]:
+    if not faster:
         return PaddingChoice(passes, f"padding is removed: {figures}")
     advice = "where other batches have padding, show one of them"
     return PaddingChoice(without, f"padding is kept: {figures}; {advice}")

@@ -47,19 +47,26 @@ TIE = 1e-6
 
 def read_sentences(count: int) -> list[str]:
     """Prose of the language reference that comes with every CPython, a sentence each."""
-    from pydoc_data.topics import topics
-
-    sentences: dict[str, None] = {}
-    for name in sorted(topics):
-        for paragraph in topics[name].split("\n\n"):
-            if paragraph.startswith(" ") or any(mark in paragraph for mark in NOT_PROSE):
-                continue
-            text = " ".join(paragraph.split()).removeprefix("* ")
-            for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text):
-                if sentence.endswith(".") and len(sentence.split()) >= 4:
-                    sentences[sentence] = None
+    sentences = {
+        sentence: None
+        for paragraph in read_paragraphs()
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", paragraph)
+        if sentence.endswith(".") and len(sentence.split()) >= 4
+    }
     every = max(1, len(sentences) // count)
     return list(sentences)[::every][:count]
+
+
+def read_paragraphs() -> list[str]:
+    """The same prose, a paragraph each."""
+    from pydoc_data.topics import topics
+
+    paragraphs = (paragraph for name in sorted(topics) for paragraph in topics[name].split("\n\n"))
+    return [
+        " ".join(paragraph.split()).removeprefix("* ")
+        for paragraph in paragraphs
+        if not paragraph.startswith(" ") and not any(mark in paragraph for mark in NOT_PROSE)
+    ]
 
 
 def load_model() -> tuple[Any, Any]:

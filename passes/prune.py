@@ -31,7 +31,7 @@ from .rewriter import Rewriter
 _NORMALIZATIONS = frozenset(
     ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"]
 )
-_SHARES = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
+_SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
 """Shares of the heads or inner features of a block that a search tries to give up."""
 
 

@@ -32,6 +32,7 @@ from benchmarks.machine import versions
 from benchmarks.measure import median_ratio, time_interleaved
 from benchmarks.peers import DECHAFF, PEERS, Peer, Task, dechaff_peer, installed
 from dechaff.backends.onnxruntime.threads import usable_cores
+from dechaff.runtime_choice import RUNTIMES
 from dechaff.search.confidence import Figures, drop_between
 from dechaff.settings import AUTO
 from examples.sst2_sentences import read_sentences
@@ -79,8 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versions": versions(),
         "rows": rows,
         "searches": [
-            {"mode": item.mode, "pass_list": item.pass_list, "summary": item.summary}
+            {
+                "mode": item.mode,
+                "pass_list": item.pass_list,
+                "summary": item.summary,
+                "runtime": RUNTIMES[item.model.report.target],
+            }
             for item in found
+            if item.model.report is not None  # optimize() always gives one
         ],
     }
     print(to_markdown(record))

@@ -39,9 +39,10 @@ def to_markdown(record: dict[str, Any]) -> str:
         row = next(row for row in record["rows"] if row["name"] == item["mode"])
         complete = "" if item["summary"]["complete"] else " (cut by its budget)"
         lines.append(
-            f"- mode {item['mode']}: {1 / row['ratio']:.2f}x faster than dechaff exact, layers "
-            f"{base['layers_megabytes'] / row['layers_megabytes']:.2f}x smaller, all weights "
-            f"{base['megabytes'] / row['megabytes']:.2f}x; test accuracy {base['accuracy']:.4f} -> "
+            f"- mode {item['mode']}, in {item['runtime']}: {1 / row['ratio']:.2f}x faster than "
+            f"dechaff exact, layers {base['layers_megabytes'] / row['layers_megabytes']:.2f}x "
+            f"smaller, all weights {base['megabytes'] / row['megabytes']:.2f}x; "
+            f"test accuracy {base['accuracy']:.4f} -> "
             f"{row['accuracy']:.4f}, drop {Drop(**row['drop'])}; "
             f"{item['summary']['seconds']:.0f} s of search{complete}; passes `{item['pass_list']}`"
         )

@@ -76,7 +76,7 @@ def estimated_seconds(
         seconds: time that rounds may take, of which there are two at least.
         threads: threads of each contestant.
     """
-    length = 32 if cell.lengths == "text" else cell.sequence
+    length = 64 if cell.lengths == "text" else cell.sequence
     flops = 2.0 * parameters * cell.batch * min(length, cell.sequence)
     run = flops / (_FLOPS_PER_SECOND_AND_THREAD * threads)
     timed = min(rounds * _ROUND_RUNS * run, max(seconds, 2 * _ROUND_RUNS * run))

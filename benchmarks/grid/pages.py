@@ -32,7 +32,7 @@ out, and measured again.
 _LENGTHS = {
     "uniform": "lengths spread evenly over [0.2 S, S]",
     "full": "no padding",
-    "text": "lengths of sentences of Python's documentation, cut to S; padded to the longest",
+    "text": "lengths of paragraphs of Python's documentation, cut to S; padded to the longest",
 }
 
 

@@ -46,10 +46,10 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
-    """How far a metric fell.
+    """How far a metric fell, or a loss rose.
 
     Attributes:
-        mean: the difference; less than zero where the metric rose.
+        mean: the difference; less than zero where it is for the better.
         error: its standard error; infinite where the data is too little to tell.
         count: how many rows or batches were compared.
         unit: ``rows`` or ``batches``.
@@ -63,6 +63,10 @@ class Drop:
     def at_most(self, margin: float) -> float:
         """What the drop is with a margin of so many standard errors."""
         return self.mean + margin * self.error if margin else self.mean
+
+    def at_least(self, margin: float) -> float:
+        """What it is short of a margin of so many standard errors."""
+        return self.mean - margin * self.error if margin else self.mean
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} +- {self.error:.4f} on {self.count:,} {self.unit}"

@@ -143,17 +143,18 @@ def allowed_there_too(points: Sequence[Point], settings: SearchSettings) -> tupl
     """The points up to the boldest that keeps to the drop on held-out data as well.
 
     A search makes hundreds of trials on the same rows, and some do well by chance. In mode
-    ``accuracy`` the mean loss, which tells more than the metric, must be no greater there either.
+    ``accuracy`` the mean loss, which tells more than the metric, must not have risen there either
+    by more than the margin: about half of all harmless models do a little worse on any data.
     Where no point does, all are left, and the result warns.
     """
     for count in range(len(points), 1, -1):
-        if _is_allowed(points[count - 1], points[0], settings):
+        if _is_allowed(points[count - 1], settings):
             return tuple(points[:count])
     return tuple(points)
 
 
-def _is_allowed(point: Point, original: Point, settings: SearchSettings) -> bool:
+def _is_allowed(point: Point, settings: SearchSettings) -> bool:
     drop = point.held_out_drop
     if drop is None or drop.mean > settings.allowed_drop + ROUNDING:
         return False
-    return settings.mode != "accuracy" or not point.loss_rose_from(original)
+    return settings.mode != "accuracy" or not point.has_greater_loss(settings.margin)

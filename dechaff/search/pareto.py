@@ -15,7 +15,7 @@ from dechaff.backends import Session, SessionSettings
 from dechaff.ir import MissingPackageError, Module
 from dechaff.passes import Pass
 
-from .confidence import drop_between
+from .confidence import Drop, drop_between, standard_error
 from .metric import Metric, Results
 from .result import Point
 from .validation import LabelledInputs
@@ -47,7 +47,7 @@ def measure_points(
         held_out: batches that the search has not seen.
         metric: the metric.
         session: threads, affinity and memory.
-        losses: whether to work out the mean loss too.
+        losses: whether to work out how far the mean loss rose, too.
     """
     chosen = _some(points)
     modules = [build(point.passes) for point in chosen]
@@ -55,25 +55,32 @@ def measure_points(
     outputs = [[each.run(item.inputs) for item in held_out] for each in sessions]
     results = [_results(found, held_out, outputs[0]) for found in outputs]
     figures = [metric.figures(each) for each in results]
-    mean_losses = [_mean_loss(metric, each) if losses else None for each in results]
+    rises = [_rise(metric, results[0], each) if losses else None for each in results]
     times = _milliseconds(sessions, held_out)
     return tuple(
         dataclasses.replace(
             point,
             held_out=found.score,
             held_out_drop=None if found is figures[0] else drop_between(figures[0], found),
-            held_out_loss=loss,
+            held_out_rise=None if found is figures[0] else rise,
             milliseconds=milliseconds,
             megabytes=weight_bytes(module) / 1e6,
         )
-        for point, module, found, loss, milliseconds in zip(
-            chosen, modules, figures, mean_losses, times, strict=True
+        for point, module, found, rise, milliseconds in zip(
+            chosen, modules, figures, rises, times, strict=True
         )
     )
 
 
-def _mean_loss(metric: Metric, results: Results) -> float:
-    return float(np.concatenate([metric.losses(*result) for result in results]).mean())
+def _rise(metric: Metric, before: Results, after: Results) -> Drop:
+    """How far the mean loss rose."""
+    first, second = (
+        np.concatenate([metric.losses(*result) for result in results])
+        for results in (before, after)
+    )
+    more = second - first
+    unit = "rows" if len(more) > len(before) else "batches"
+    return Drop(float(more.mean()), standard_error(more), len(more), unit)
 
 
 def _some(points: Sequence[Point]) -> list[Point]:

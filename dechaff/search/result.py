@@ -52,7 +52,7 @@ class Point:
         searched_drop: how far it fell there from the original's; None for the original.
         held_out: the metric on the held-out part.
         held_out_drop: how far it fell there.
-        held_out_loss: the mean loss there, where it counts.
+        held_out_rise: how far the mean loss rose there, where it counts.
         milliseconds: measured median time of a held-out batch.
         megabytes: size of all weights.
     """
@@ -63,14 +63,14 @@ class Point:
     searched_drop: Drop | None = None
     held_out: float | None = None
     held_out_drop: Drop | None = None
-    held_out_loss: float | None = None
+    held_out_rise: Drop | None = None
     milliseconds: float | None = None
     megabytes: float | None = None
 
-    def loss_rose_from(self, original: Point) -> bool:
-        """Whether the mean loss is greater on the held-out part, if it was worked out."""
-        before, after = original.held_out_loss, self.held_out_loss
-        return before is not None and after is not None and after > before + ROUNDING
+    def has_greater_loss(self, margin: float) -> bool:
+        """Whether the mean loss on the held-out part rose by more than so many standard errors."""
+        rise = self.held_out_rise
+        return rise is not None and rise.at_least(margin) > ROUNDING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +133,9 @@ class SearchResult:
                 f"on the held-out part {self.metric} fell by {drop}, more than max_drop "
                 f"{self.max_drop:g}: give more data, a greater margin or a smaller drop"
             )
-        elif self.points[-1].loss_rose_from(self.points[0]):
-            found.append(
-                f"on the held-out part the mean loss rose {self._from_to(self.points[-1])}: give "
-                "more data"
-            )
+        elif self.points[-1].has_greater_loss(self.margin):
+            rise = self.points[-1].held_out_rise
+            found.append(f"on the held-out part the mean loss rose by {rise}: give more data")
         return found
 
     def _refusal(self, bolder: Point) -> str:
@@ -145,14 +143,11 @@ class SearchResult:
         reason = f"{self.metric} fell by {bolder.held_out_drop}, where {self.max_drop:g} is allowed"
         drop = bolder.held_out_drop
         if drop is not None and drop.mean <= self.max_drop + ROUNDING:
-            reason = f"the mean loss rose {self._from_to(bolder)}"
+            reason = f"the mean loss rose by {bolder.held_out_rise}"
         return (
             f"{bolder.name} was refused in the end, and what led to it: on the held-out part "
             f"{reason}"
         )
-
-    def _from_to(self, point: Point) -> str:
-        return f"from {self.points[0].held_out_loss:.5g} to {point.held_out_loss:.5g}"
 
     def table(self) -> Table:
         """The points as a table."""

@@ -33,13 +33,18 @@ def test_the_table_compares_with_the_exact_model_and_the_best_dense_peer() -> No
             row("speed", 4.0, drop=drop, accuracy=0.89, megabytes=5.0, layers_megabytes=1.0),
         ],
         "searches": [
-            {"mode": "speed", "pass_list": "prune", "summary": {"seconds": 61.0, "complete": True}}
+            {
+                "mode": "speed",
+                "pass_list": "prune",
+                "runtime": "OpenVINO",
+                "summary": {"seconds": 61.0, "complete": True},
+            }
         ],
     }
     text = to_markdown(record)
     assert "best dense peer: ort18" in text
     assert "- speed: 5.00 times as fast as it" in text
-    assert "mode speed: 2.50x faster than dechaff exact, layers 4.00x smaller" in text
+    assert "mode speed, in OpenVINO: 2.50x faster than dechaff exact, layers 4.00x smaller" in text
     assert "all weights 1.60x; test accuracy 0.9000 -> 0.8900, drop 0.0100 +- 0.0040" in text
 
 

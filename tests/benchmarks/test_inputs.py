@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.inputs import make_inputs, sentence_lengths, single_sequences, valid_share
+from benchmarks.inputs import make_inputs, paragraph_lengths, single_sequences, valid_share
 
 
 def test_uniform_lengths_lie_between_a_fifth_and_all_of_the_sequence() -> None:
@@ -50,10 +50,10 @@ def test_single_sequences_are_the_valid_tokens_of_each_row() -> None:
     assert (tokens == inputs["input_ids"][inputs["attention_mask"] == 1]).all()
 
 
-def test_text_has_the_lengths_of_sentences_and_no_column_unused() -> None:
+def test_text_has_the_lengths_of_paragraphs_and_no_column_unused() -> None:
     inputs = make_inputs(16, 64, "text", vocabulary=9)
     lengths = inputs["attention_mask"].sum(axis=1)
-    assert set(lengths) <= {min(length, 64) for length in sentence_lengths()}
+    assert set(lengths) <= {min(length, 64) for length in paragraph_lengths()}
     assert inputs["input_ids"].shape == (16, lengths.max())
     assert len(set(lengths)) > 4
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dechaff
-import dechaff.padding_choice
+import dechaff.runtime_choice
 from dechaff.ir import parse
 from tests.dechaff.examples import ATTENTION_MODEL, linear
 
@@ -23,7 +23,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, seconds: Seconds) -> list[set[str]
             session.run(inputs)
         return seconds
 
-    monkeypatch.setattr(dechaff.padding_choice, "shortest_runs", shortest_runs)
+    monkeypatch.setattr(dechaff.runtime_choice, "shortest_runs", shortest_runs)
     monkeypatch.setattr("dechaff.runtime_choice.has_openvino", lambda: False)
     return asked
 
@@ -57,7 +57,8 @@ def test_padding_is_kept_where_that_is_clearly_faster_on_the_example(
 ) -> None:
     asked = measured(monkeypatch, {"removed": 1.0, "kept": kept})
     model = optimized()
-    assert asked == [{"removed", "kept"}]
+    # Twice where the first says so: what is usual is not left for a disturbed measurement.
+    assert asked == [{"removed", "kept"}] * (2 if stays else 1)
     assert removes(model) == (not stays)
     assert f"padding is {'kept' if stays else 'removed'}: measured on x [2, 5, 8]" in notes(model)
     assert ("show one of them" in notes(model)) == stays

@@ -62,6 +62,18 @@ def test_auto_takes_the_runtime_that_is_clearly_faster(
     assert "x [16, 128, 8]" in reason
 
 
+def test_auto_leaves_onnx_runtime_only_where_a_second_measurement_says_so_too(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = iter([{"cpu": 1.0, "openvino": 0.8}, {"cpu": 0.7, "openvino": 0.8}])
+    monkeypatch.setattr(dechaff.runtime_choice, "shortest_runs", lambda *_: next(disturbed))
+    model = optimized("auto", tmp_path)
+    assert model.report is not None
+    assert model.report.target == "cpu"
+    (reason,) = [note for note in model.report.notes if "measured on x" in note]
+    assert "ONNX Runtime takes 700.0 ms, OpenVINO takes 800.0 ms" in reason
+
+
 def test_auto_measures_on_the_example_where_there_is_one(tmp_path: pathlib.Path) -> None:
     model = optimized("auto", tmp_path, example_inputs=batch())
     assert model.report is not None

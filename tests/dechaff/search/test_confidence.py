@@ -140,30 +140,47 @@ def test_held_out_data_has_the_last_word(fallen: tuple[float, ...], kept: int) -
 @pytest.mark.parametrize(("mode", "kept"), [("accuracy", 1), ("speed", 2)])
 def test_for_accuracy_the_loss_on_held_out_data_has_a_word_too(mode: str, kept: int) -> None:
     none = Drop(0.0, 0.001, 100, "rows")
+    rises = {"gains": Drop(-0.01, 0.01, 100, "rows"), "loses": Drop(0.02, 0.01, 100, "rows")}
     points = [
-        Point("original", (), 0.9, held_out_loss=0.3),
-        Point("gains", (), 0.9, held_out_drop=none, held_out_loss=0.29),
-        Point("loses", (), 0.9, held_out_drop=none, held_out_loss=0.31),
+        Point("original", (), 0.9),
+        *(Point(name, (), 0.9, None, 0.9, none, rise) for name, rise in rises.items()),
     ]
     assert len(allowed_there_too(points, SearchSettings(mode))) == 1 + kept
+
+
+@pytest.mark.parametrize(("margin", "allowed"), [(0, False), (1, True), (3, True)])
+def test_a_loss_that_rose_within_the_margin_is_no_evidence(margin: float, allowed: bool) -> None:
+    none = Drop(0.0, 0.001, 100, "rows")
+    rose = Point("rose", (), 0.9, None, 0.9, none, Drop(0.02, 0.03, 100, "rows"))
+    points = (Point("original", (), 0.9), Point("other", (), 0.9, None, 0.9, none), rose)
+    kept = allowed_there_too(points, SearchSettings("accuracy", margin=margin))
+    assert (kept[-1] is rose) == allowed
 
 
 @pytest.mark.parametrize(
     ("kept", "refused", "message"),
     [
-        ((), (0.31,), "loses was refused in the end.*the mean loss rose from 0.3 to 0.31"),
-        ((0.31,), (), "on the held-out part the mean loss rose from 0.3 to 0.31: give more data"),
-        ((0.29,), (), None),
+        ((), (0.02,), r"loses was refused in the end.*the mean loss rose by 0.0200 \+- 0.0100"),
+        (
+            (0.02,),
+            (),
+            r"on the held-out part the mean loss rose by 0.0200 \+- 0.01.*give more data",
+        ),
+        ((0.01,), (), None),
+        ((-0.01,), (), None),
     ],
 )
 def test_a_loss_that_rose_is_told(
     kept: tuple[float, ...], refused: tuple[float, ...], message: str | None
 ) -> None:
     none = Drop(0.0, 0.001, 100, "rows")
-    original = Point("original", (), 0.9, held_out_loss=0.3)
+    original = Point("original", (), 0.9)
     points, bolder = (
-        tuple(Point("loses", (), 0.9, none, 0.9, none, loss) for loss in losses)
-        for losses in (kept, refused)
+        tuple(
+            Point("loses", (), 0.9, none, 0.9, none, Drop(rise, 0.01, 100, "rows"))
+            for rise in rises
+        )
+        for rises in (kept, refused)
     )
     result = SearchResult(
         *("accuracy", "accuracy", 0.0, 1.0, (), (), (original, *points), bolder),
