@@ -64,10 +64,6 @@ class Drop:
         """What the drop is with a margin of so many standard errors."""
         return self.mean + margin * self.error if margin else self.mean
 
-    def at_least(self, margin: float) -> float:
-        """What it is short of a margin of so many standard errors."""
-        return self.mean - margin * self.error if margin else self.mean
-
     def __str__(self) -> str:
         return f"{self.mean:.4f} +- {self.error:.4f} on {self.count:,} {self.unit}"
 

@@ -143,8 +143,7 @@ def allowed_there_too(points: Sequence[Point], settings: SearchSettings) -> tupl
     """The points up to the boldest that keeps to the drop on held-out data as well.
 
     A search makes hundreds of trials on the same rows, and some do well by chance. In mode
-    ``accuracy`` the mean loss, which tells more than the metric, must not have risen there either
-    by more than the margin: about half of all harmless models do a little worse on any data.
+    ``accuracy`` the mean loss, which tells more than the metric, must be no greater there either.
     Where no point does, all are left, and the result warns.
     """
     for count in range(len(points), 1, -1):
@@ -157,4 +156,4 @@ def _is_allowed(point: Point, settings: SearchSettings) -> bool:
     drop = point.held_out_drop
     if drop is None or drop.mean > settings.allowed_drop + ROUNDING:
         return False
-    return settings.mode != "accuracy" or not point.has_greater_loss(settings.margin)
+    return settings.mode != "accuracy" or not point.has_greater_loss

@@ -67,10 +67,10 @@ class Point:
     milliseconds: float | None = None
     megabytes: float | None = None
 
-    def has_greater_loss(self, margin: float) -> bool:
-        """Whether the mean loss on the held-out part rose by more than so many standard errors."""
-        rise = self.held_out_rise
-        return rise is not None and rise.at_least(margin) > ROUNDING
+    @property
+    def has_greater_loss(self) -> bool:
+        """Whether the mean loss rose on the held-out part, if that was worked out."""
+        return self.held_out_rise is not None and self.held_out_rise.mean > ROUNDING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class SearchResult:
                 f"on the held-out part {self.metric} fell by {drop}, more than max_drop "
                 f"{self.max_drop:g}: give more data, a greater margin or a smaller drop"
             )
-        elif self.points[-1].has_greater_loss(self.margin):
+        elif self.points[-1].has_greater_loss:
             rise = self.points[-1].held_out_rise
             found.append(f"on the held-out part the mean loss rose by {rise}: give more data")
         return found

@@ -148,15 +148,6 @@ def test_for_accuracy_the_loss_on_held_out_data_has_a_word_too(mode: str, kept: 
     assert len(allowed_there_too(points, SearchSettings(mode))) == 1 + kept
 
 
-@pytest.mark.parametrize(("margin", "allowed"), [(0, False), (1, True), (3, True)])
-def test_a_loss_that_rose_within_the_margin_is_no_evidence(margin: float, allowed: bool) -> None:
-    none = Drop(0.0, 0.001, 100, "rows")
-    rose = Point("rose", (), 0.9, None, 0.9, none, Drop(0.02, 0.03, 100, "rows"))
-    points = (Point("original", (), 0.9), Point("other", (), 0.9, None, 0.9, none), rose)
-    kept = allowed_there_too(points, SearchSettings("accuracy", margin=margin))
-    assert (kept[-1] is rose) == allowed
-
-
 @pytest.mark.parametrize(
     ("kept", "refused", "message"),
     [
@@ -166,7 +157,6 @@ def test_a_loss_that_rose_within_the_margin_is_no_evidence(margin: float, allowe
             (),
             r"on the held-out part the mean loss rose by 0.0200 \+- 0.01.*give more data",
         ),
-        ((0.01,), (), None),
         ((-0.01,), (), None),
     ],
 )
