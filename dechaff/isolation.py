@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 _BASE_BYTES = 3 << 29
@@ -25,6 +26,7 @@ _MOST_FILES = 1000
 _DEPTH = 2
 _GRACE_SECONDS = 5
 """Time that an interrupted child has to clean up."""
+_REMINDER_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
 _SET_PARENT_DEATH_SIGNAL = 1
 
@@ -202,13 +204,14 @@ class _Guard:
     def __init__(self, child: int, limits: Limits) -> None:
         self._child = child
         self._limits = limits
-        self._interrupted = False
+        self._told: int | None = None
+        self._patience_ends = 0.0
         self._overdue = False
 
     def wait(self) -> Outcome:
         handlers: dict[signal.Signals, Callable[..., None]] = {
             signal.SIGINT: self._interrupt,
-            signal.SIGTERM: self._hand_on,
+            signal.SIGTERM: self._tell,
             signal.SIGALRM: self._time_is_up,
         }
         previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -224,18 +227,27 @@ class _Guard:
 
     def _interrupt(self, *_: object) -> None:
         """The child has a while to clean up; whoever is in more haste interrupts again."""
-        if self._interrupted:
+        if self._told == signal.SIGINT:
             self._kill(signal.SIGKILL)
             return
-        self._interrupted = True
-        self._kill(signal.SIGINT)
-        signal.setitimer(signal.ITIMER_REAL, _GRACE_SECONDS)
+        self._tell(signal.SIGINT)
 
-    def _hand_on(self, number: int, _: object) -> None:
+    def _tell(self, number: int, *_: object) -> None:
+        """Hand a signal on, again and again until the child has ended.
+
+        One that comes just as the child begins to wait for something is noticed only with the
+        next; all after the first that it noticed are ignored.
+        """
+        self._told = number
+        self._patience_ends = time.monotonic() + _GRACE_SECONDS
         self._kill(number)
+        signal.setitimer(signal.ITIMER_REAL, _REMINDER_SECONDS, _REMINDER_SECONDS)
 
     def _time_is_up(self, *_: object) -> None:
-        self._overdue = not self._interrupted
+        if self._told is not None and time.monotonic() < self._patience_ends:
+            self._kill(self._told)
+            return
+        self._overdue = self._told is None
         self._kill(signal.SIGKILL)
 
     def _kill(self, number: int) -> None:
@@ -247,8 +259,10 @@ class _Guard:
             return Outcome(code)
         if sys.stderr.isatty():
             sys.stderr.write(_SHOW_CURSOR)  # a progress bar may have hidden it
-        if self._interrupted:
+        if self._told == signal.SIGINT:
             return Outcome(None, interrupted=True)
+        if self._told is not None:
+            return Outcome(128 + self._told)
         if self._overdue:
             return Outcome(None, f"stopped after {self._limits.seconds:g} s (--max-seconds)")
         name = signal.Signals(-code).name
