@@ -11,7 +11,7 @@ from dechaff.ir import DechaffError, Module
 
 from .arrays import Array
 
-LEAST_GAIN = 0.95
+_LEAST_GAIN = 0.95
 """Below this share of its time another way is taken than the usual one: OpenVINO in place of ONNX
 Runtime, which everybody has, or padding that is kept. Above it, what is gained may be noise."""
 _MEASUREMENTS = 2
@@ -76,7 +76,7 @@ def is_clearly_faster(
     """
     for _ in range(_MEASUREMENTS):
         seconds = shortest_runs(sessions, inputs)
-        if seconds[other] >= LEAST_GAIN * seconds[usual]:
+        if seconds[other] >= _LEAST_GAIN * seconds[usual]:
             return False, seconds
     return True, seconds
 

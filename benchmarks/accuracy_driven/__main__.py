@@ -57,12 +57,14 @@ class Found:
         pass_list: what it found.
         summary: the search in figures.
         model: it, for the runtime that is faster.
+        runtime: which that is.
     """
 
     mode: str
     pass_list: str
     summary: dict[str, Any]
     model: dechaff.OptimizedModel
+    runtime: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,10 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "mode": item.mode,
                 "pass_list": item.pass_list,
                 "summary": item.summary,
-                "runtime": RUNTIMES[item.model.report.target],
+                "runtime": item.runtime,
             }
             for item in found
-            if item.model.report is not None  # optimize() always gives one
         ],
     }
     print(to_markdown(record))
@@ -134,7 +135,8 @@ def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> F
                 search.plot(options.plot / f"{model.name}-{mode}.{ending}")
     passes = summary["passes"]
     served = dechaff.optimize(model.module, example, target=AUTO, passes=passes, **given)
-    return Found(mode, passes, summary, served)
+    assert served.report is not None  # optimize() always gives one
+    return Found(mode, passes, summary, served, RUNTIMES[served.report.target])
 
 
 def _read_found(folder: pathlib.Path | None) -> dict[str, Any] | None:

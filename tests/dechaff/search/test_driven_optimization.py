@@ -67,7 +67,11 @@ def test_mode_accuracy_keeps_only_what_does_not_hurt() -> None:
     touched = set(re.findall(r"ffn\.\d", result.pass_list))
     assert touched
     assert touched <= {"ffn.1", "ffn.3"}
-    assert min(point.searched for point in result.points) == result.points[0].searched
+    first, last = result.points[0], result.points[-1]
+    assert min(point.searched for point in result.points) == first.searched
+    assert last.megabytes is not None
+    assert first.megabytes is not None
+    assert last.megabytes < first.megabytes
 
 
 def test_a_greater_margin_gives_up_less() -> None:
