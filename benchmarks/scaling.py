@@ -1,8 +1,9 @@
 """``python -m benchmarks.scaling``: what optimizing costs, by the number of layers.
 
-Seconds of capture and of every pass, and peak memory, each depth in a process of its own. With
-``--file``, BERT-base from a saved ONNX file, verification included. With ``--large``, a model of
-more than 2 GB from file to file; its peak memory is held against its weights.
+Seconds of capture and of every pass, and peak memory, each depth in a process of its own; of
+``--rounds`` such runs, depths in turns, the fastest, which other work on the machine slowed least.
+With ``--file``, BERT-base from a saved ONNX file, verification included. With ``--large``, a model
+of more than 2 GB from file to file; its peak memory is held against its weights.
 """
 
 from __future__ import annotations
@@ -66,18 +67,23 @@ def page(tables: str) -> str:
     facts = [*describe_machine().items(), *versions().items()]
     return (
         "# What optimizing costs\n\nWritten by `python -m benchmarks.scaling --page FILE`; each "
-        "depth and each file in a process of its own.\n\n"
+        "depth and each file in a process of its own. Of several runs of a depth, in turns with "
+        "the others, the fastest stands here.\n\n"
         f"{tables}\n\n{', '.join(f'{name}: {value}' for name, value in facts)}\n"
     )
 
 
 def _by_depth(options: argparse.Namespace) -> tuple[bool, str]:
-    figures: dict[int, Any] = {}
-    for layers in options.layers:
-        print(f"{options.model} of {layers} layers ...", file=sys.stderr, flush=True)
-        task = {"name": options.model, "layers": layers, "verify": "off"}
-        figures[layers] = run_child(_CHILD, task)
-        print(f"  {figures[layers]['seconds']:.1f} s", file=sys.stderr, flush=True)
+    runs: dict[int, list[Any]] = {layers: [] for layers in options.layers}
+    for _ in range(options.rounds):
+        for layers, found in runs.items():
+            print(f"{options.model} of {layers} layers ...", file=sys.stderr, flush=True)
+            task = {"name": options.model, "layers": layers, "verify": "off"}
+            found.append(run_child(_CHILD, task))
+            print(f"  {found[-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
+    figures = {
+        layers: min(found, key=lambda run: float(run["seconds"])) for layers, found in runs.items()
+    }
     (options.results / "scaling.json").write_text(json.dumps(figures, indent=1))
     return depth_table(options.model, figures)
 
@@ -176,6 +182,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--model", choices=ARCHITECTURES, default="bert-narrow")
     parser.add_argument("--layers", nargs="*", type=int, default=_DEPTHS, metavar="N")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each depth")
     parser.add_argument("--file", action="store_true", help="BERT-base from a saved file, verified")
     parser.add_argument("--large", action="store_true", help="more than 2 GB, from file to file")
     parser.add_argument("--large-model", choices=ARCHITECTURES, default="bert-wide")

@@ -36,6 +36,8 @@ _FEWEST_ROUNDS = 2
 _TRIAL_RUNS = 4
 _SHORT_RUN_SECONDS = 1.0
 """Shorter runs are tried several times, and get a round that does not count."""
+_LONG_RUN_SECONDS = 10.0
+"""A first run that took longer is not tried again: reading the weights is a small part of it."""
 
 
 @dataclasses.dataclass
@@ -120,8 +122,11 @@ def _try_all(
 
 
 def _trial_seconds(run: Callable[[], Any], first: float) -> float:
-    """The best of a few runs, or one if it is long; the first, if it was longer still."""
-    if first > 3 * _SHORT_RUN_SECONDS:
+    """The best of a few runs, or one if it is long; the first, if it was longer still.
+
+    A first run reads the weights from the disk, and takes seconds where the second takes a tenth.
+    """
+    if first > _LONG_RUN_SECONDS:
         return first
     best = math.inf
     for _ in range(_TRIAL_RUNS):

@@ -187,6 +187,14 @@ def test_cells_measured_beside_other_work_are_not_published(
     assert was_alone(figures(CELL, {"torch": 2.0}, others_share=0.01))
 
 
+def test_a_slow_first_run_is_not_taken_for_the_time_of_a_run() -> None:
+    runs: list[None] = []
+    assert measurement._trial_seconds(lambda: runs.append(None), first=9.0) < 1.0
+    assert len(runs) == measurement._TRIAL_RUNS
+    assert measurement._trial_seconds(lambda: runs.append(None), first=11.0) == 11.0
+    assert len(runs) == measurement._TRIAL_RUNS
+
+
 def test_who_got_no_rounds_is_placed_by_the_best_peer() -> None:
     def trial(seconds: float) -> measurement._Trial:
         return measurement._Trial(Runner(lambda: None, list), seconds, 0.0, 0.0)

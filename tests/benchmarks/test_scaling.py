@@ -79,3 +79,21 @@ def test_depths_and_files_are_measured(
     assert out.strip() in page
     assert "processor: " in page
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_of_several_runs_of_a_depth_the_fastest_counts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([12.0, 30.0, 15.0, 24.0])
+    tried: list[int] = []
+
+    def run(module: str, task: dict[str, Any]) -> Any:
+        tried.append(task["layers"])
+        return figures({task["layers"]: next(seconds)})[task["layers"]]
+
+    monkeypatch.setattr(scaling, "run_child", run)
+    options = ["--layers", "12", "24", "--rounds", "2", "--results", str(tmp_path)]
+    assert scaling.main(options) == 0
+    assert tried == [12, 24, 12, 24]
+    measured = json.loads((tmp_path / "scaling.json").read_text())
+    assert [measured[depth]["seconds"] for depth in ("12", "24")] == [12.0, 24.0]
