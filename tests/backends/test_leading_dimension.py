@@ -116,3 +116,73 @@ def test_a_weight_with_two_readers_stays() -> None:
         GELU + " other = MatMul (x, up)", outputs=f"float[T,8] y, float[T,{WIDTH}] other"
     )
     assert widths(lower(module, "cpu")) == {WIDTH}
+
+
+def projections(
+    rows: str = "B,S", width: int = WIDTH, columns: int = 512, more: str = "", outputs: str = ""
+) -> Module:
+    module = parse(f"""
+        <ir_version: 10, opset_import: ["" : 23]>
+        attention (float[{rows},{width}] x, float[{width}] scale, float[{width},{columns}] query,
+                   float[{width},{columns}] key) => (float[{rows},{columns}] y{outputs})
+        {{
+            normal = LayerNormalization <axis = -1> (x, scale)
+            q = MatMul (normal, query)
+            k = MatMul (normal, key)
+            y = Mul (q, k)
+            {more}
+        }}
+    """)
+    _fill(module)
+    return module
+
+
+def copies(module: Module) -> list[ir.Node]:
+    return [node for node in module.nodes() if node.op_type == "Pad"]
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (3, 7)], ids=str)
+def test_products_of_one_value_read_one_wider_copy(rows: tuple[int, int]) -> None:
+    module = projections()
+    wide, plain = lower(module, "cpu"), lower(module, "portable")
+    (copy,) = copies(wide)
+    assert [user.op_type for user, _ in copy.outputs[0].uses()] == ["MatMul", "MatMul"]
+    assert widths(wide) == {WIDTH + 16}
+    assert not copies(plain)
+    x = np.random.default_rng(1).standard_normal((*rows, WIDTH)).astype(np.float32)
+    np.testing.assert_allclose(run(wide, x), run(plain, x), rtol=1e-5, atol=1e-6)
+    assert widths(module) == {WIDTH}
+
+
+def test_who_adds_a_bias_in_the_product_reads_the_copy_too() -> None:
+    module = parse(f"""
+        <ir_version: 10, opset_import: ["" : 23]>
+        pooler (float[T,{WIDTH}] x, float[{WIDTH},512] weight, float[512] bias) => (float[T,512] y)
+        {{ h = Tanh (x) y = Gemm (h, weight, bias) }}
+    """)
+    _fill(module)
+    wide, plain = lower(module, "cpu"), lower(module, "portable")
+    assert len(copies(wide)) == 1
+    x = np.random.default_rng(1).standard_normal((13, WIDTH)).astype(np.float32)
+    np.testing.assert_allclose(run(wide, x), run(plain, x), rtol=1e-5, atol=1e-6)
+
+
+NOT_COPIED = {
+    "rows that spread over the sets": projections(width=768),
+    "few columns": projections(columns=128),
+    "few rows": projections(rows="3,5"),
+    "weights with a second reader": projections(
+        more="z = MatMul (y, query) w = MatMul (y, key)",
+        columns=WIDTH,
+        outputs=f", float[B,S,{WIDTH}] z, float[B,S,{WIDTH}] w",
+    ),
+}
+
+
+@pytest.mark.parametrize("module", NOT_COPIED.values(), ids=list(NOT_COPIED))
+def test_each_condition_alone_stops_a_copy(module: Module) -> None:
+    assert not copies(lower(module, "cpu"))
+
+
+def test_as_many_rows_as_pay_are_copied() -> None:
+    assert len(copies(lower(projections(rows="4,4"), "cpu"))) == 1
