@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from dechaff.backends import RunningModel, SessionSettings, has_openvino, start_session
 from dechaff.ir import DechaffError, Module
 
 from .arrays import Array
 
-_LEAST_GAIN = 0.97
+_LEAST_GAIN = 0.95
 """Below this share of its time another way is taken than the usual one: OpenVINO in place of ONNX
 Runtime, which everybody has, or padding that is kept. Above it, what is gained may be noise."""
 _MEASUREMENTS = 2
-_TURNS, _MEASUREMENT_SECONDS = 9, 4.0
+_TURNS, _LONG_SECONDS = 5, 1.0
 _TURN_SECONDS = 0.05
 _REST_SECONDS = 0.05
 """Idle threads of the session before spin for a while, and would take the next one's cores."""
-
-Seconds = dict[str, float]
-"""How long a run takes, by contestant."""
 
 RUNTIMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO"}
 """The targets to choose from, by what runs them."""
@@ -73,52 +69,40 @@ def measured(inputs: Mapping[str, Array], seconds: Mapping[str, float]) -> str:
 
 def is_clearly_faster(
     other: str, usual: str, sessions: Mapping[str, RunningModel], inputs: Mapping[str, Array]
-) -> tuple[bool, Seconds]:
-    """Whether another way is faster than the usual one by more than noise, and what either takes.
+) -> tuple[bool, dict[str, float]]:
+    """Whether another way is faster than the usual one by more than noise, and the last times.
 
-    Turn by turn the two are held against each other, so that what slows both does not count. Each
-    of two measurements has to find the other one faster, since what else the machine does may
-    slow one of them all through a measurement; and both together by more than noise.
+    It has to be so twice: what else the machine does may slow one of them all through its turns.
     """
-    turns: list[Seconds] = []
     for _ in range(_MEASUREMENTS):
-        found = timed_turns(sessions, inputs)
-        if _median_ratio(found, other, usual) >= 1:
-            return False, _typical(found, other, usual)
-        turns += found
-    seconds = _typical(turns, other, usual)
-    return seconds[other] < _LEAST_GAIN * seconds[usual], seconds
+        seconds = shortest_runs(sessions, inputs)
+        if seconds[other] >= _LEAST_GAIN * seconds[usual]:
+            return False, seconds
+    return True, seconds
 
 
-def _typical(turns: Sequence[Seconds], other: str, usual: str) -> Seconds:
-    """The usual one's median, and of the other what their ratio makes of it."""
-    seconds = statistics.median(turn[usual] for turn in turns)
-    return {usual: seconds, other: seconds * _median_ratio(turns, other, usual)}
-
-
-def _median_ratio(turns: Sequence[Seconds], other: str, usual: str) -> float:
-    return statistics.median(turn[other] / turn[usual] for turn in turns)
-
-
-def timed_turns(sessions: Mapping[str, RunningModel], inputs: Mapping[str, Array]) -> list[Seconds]:
-    """Seconds of a run of each, in turns, after one that does not count."""
+def shortest_runs(
+    sessions: Mapping[str, RunningModel], inputs: Mapping[str, Array]
+) -> dict[str, float]:
+    """Seconds of the shortest run of each, in turns, after one that does not count."""
     for session in sessions.values():
         session.run(inputs)
-    began = time.perf_counter()
-    turns: list[Seconds] = []
-    while not turns or (len(turns) < _TURNS and time.perf_counter() - began < _MEASUREMENT_SECONDS):
-        turns.append({name: _run_seconds(session, inputs) for name, session in sessions.items()})
-    return turns
+    best = dict.fromkeys(sessions, float("inf"))
+    for _ in range(_TURNS):
+        for name, session in sessions.items():
+            best[name] = min(best[name], _shortest_run(session, inputs))
+        if sum(best.values()) > _LONG_SECONDS:
+            break
+    return best
 
 
-def _run_seconds(session: RunningModel, inputs: Mapping[str, Array]) -> float:
-    """The median of the runs that a short while holds: the shortest are not what is served."""
+def _shortest_run(session: RunningModel, inputs: Mapping[str, Array]) -> float:
     time.sleep(_REST_SECONDS)
-    began, runs = time.perf_counter(), []
+    began, best = time.perf_counter(), float("inf")
     while True:
         started = time.perf_counter()
         session.run(inputs)
         ended = time.perf_counter()
-        runs.append(ended - started)
+        best = min(best, ended - started)
         if ended - began >= _TURN_SECONDS:
-            return statistics.median(runs)
+            return best

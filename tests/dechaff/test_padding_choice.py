@@ -17,13 +17,13 @@ def measured(monkeypatch: pytest.MonkeyPatch, seconds: Seconds) -> list[set[str]
     """Let both forms take these times; tells which were asked for."""
     asked: list[set[str]] = []
 
-    def timed_turns(sessions: Any, inputs: Any) -> list[Seconds]:
+    def shortest_runs(sessions: Any, inputs: Any) -> Seconds:
         asked.append(set(sessions))
         for session in sessions.values():
             session.run(inputs)
-        return [seconds]
+        return seconds
 
-    monkeypatch.setattr(dechaff.runtime_choice, "timed_turns", timed_turns)
+    monkeypatch.setattr(dechaff.runtime_choice, "shortest_runs", shortest_runs)
     monkeypatch.setattr("dechaff.runtime_choice.has_openvino", lambda: False)
     return asked
 
@@ -51,14 +51,14 @@ def notes(model: dechaff.OptimizedModel) -> str:
     return "\n".join(model.report.notes)
 
 
-@pytest.mark.parametrize(("kept", "stays"), [(0.9, True), (0.98, False), (1.7, False)], ids=str)
+@pytest.mark.parametrize(("kept", "stays"), [(0.9, True), (0.96, False), (1.7, False)], ids=str)
 def test_padding_is_kept_where_that_is_clearly_faster_on_the_example(
     monkeypatch: pytest.MonkeyPatch, kept: float, stays: bool
 ) -> None:
     asked = measured(monkeypatch, {"removed": 1.0, "kept": kept})
     model = optimized()
     # Twice where the first says so: what is usual is not left for a disturbed measurement.
-    assert asked == [{"removed", "kept"}] * (2 if kept < 1 else 1)
+    assert asked == [{"removed", "kept"}] * (2 if stays else 1)
     assert removes(model) == (not stays)
     assert f"padding is {'kept' if stays else 'removed'}: measured on x [2, 5, 8]" in notes(model)
     assert ("show one of them" in notes(model)) == stays
