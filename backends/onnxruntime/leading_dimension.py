@@ -37,6 +37,9 @@ _LEAST_COLUMNS = 512
 """Of fewer columns, a product takes hardly longer than a copy of its operand."""
 _LEAST_ROWS = 16
 
+_Product = tuple[ir.Node, ir.TensorProtocol]
+"""A product, and its weight."""
+
 _ELEMENTWISE = frozenset(
     {
         "Add",
@@ -68,27 +71,29 @@ def widen_rows(rewriter: Rewriter) -> int:
     """
     products = [node for node in rewriter.module.nodes() if _weight(node) is not None]
     layers = sum(_widen(node, rewriter) for node in products)
-    readers: dict[tuple[ir.Value, ir.Graph | ir.Function | None], list[ir.Node]] = {}
+    readers: dict[tuple[ir.Value, ir.Graph | ir.Function | None], list[_Product]] = {}
     for node in products:
-        operand = node.inputs[0]
-        if operand is not None and _shares_sets(node) and _has_own_weight(node):
-            readers.setdefault((operand, node.graph), []).append(node)
+        tensor, operand = _weight(node), node.inputs[0]
+        if tensor is None or operand is None:
+            continue
+        if _shares_sets(tensor) and _has_own_weight(node):
+            readers.setdefault((operand, node.graph), []).append((node, tensor))
     copies = sum(_copy(operand, found, rewriter) for (operand, _), found in readers.items())
     return layers + copies
 
 
-def _copy(operand: ir.Value, products: list[ir.Node], rewriter: Rewriter) -> bool:
+def _copy(operand: ir.Value, products: list[_Product], rewriter: Rewriter) -> bool:
     """Let products of one graph, in order, read a wider copy of their operand, if that pays."""
-    weights = [tensor for product in products if (tensor := _weight(product)) is not None]
-    if sum(sizes_of(tensor)[1] for tensor in weights) < _LEAST_COLUMNS:
+    if sum(sizes_of(tensor)[1] for _, tensor in products) < _LEAST_COLUMNS:
         return False
     if operand.shape is None or len(operand.shape) < 2 or _most_rows(operand) < _LEAST_ROWS:
         return False
     padding = np.zeros((2, len(operand.shape)), np.int64)
     padding[1, -1] = _PADDING
-    with rewriter.rewrite(_RULE, products, before=products[0]) as builder:
+    nodes = [product for product, _ in products]
+    with rewriter.rewrite(_RULE, nodes, before=nodes[0]) as builder:
         wider = builder.op("Pad", [operand, builder.constant(padding.reshape(-1), "pads")])
-        for product, tensor in zip(products, weights, strict=True):
+        for product, tensor in products:
             product.replace_input_with(0, wider)
             product.replace_input_with(1, builder.tensor(_padded(tensor, 0), "weight"))
     return True
@@ -100,17 +105,16 @@ def _most_rows(operand: ir.Value) -> float:
     return math.prod(size if isinstance(size, int) else math.inf for size in sizes)
 
 
-def _shares_sets(product: ir.Node) -> bool:
-    """Whether the rows of its left operand lie a multiple of the stride apart."""
-    tensor = _weight(product)
-    return tensor is not None and sizes_of(tensor)[0] * tensor.dtype.itemsize % _SET_STRIDE == 0
+def _shares_sets(weight: ir.TensorProtocol) -> bool:
+    """Whether the rows of the left operand of its product lie a multiple of the stride apart."""
+    return sizes_of(weight)[0] * weight.dtype.itemsize % _SET_STRIDE == 0
 
 
 def _widen(product: ir.Node, rewriter: Rewriter) -> bool:
     tensor, hidden = _weight(product), product.inputs[0]
     if tensor is None or hidden is None:
         return False
-    if not _shares_sets(product) or not _has_own_weight(product):
+    if not _shares_sets(tensor) or not _has_own_weight(product):
         return False
     width = sizes_of(tensor)[0]
     region = _between(hidden, width)

@@ -57,14 +57,18 @@ class Found:
         pass_list: what it found.
         summary: the search in figures.
         model: it, for the runtime that is faster.
-        runtime: which that is.
     """
 
     mode: str
     pass_list: str
     summary: dict[str, Any]
     model: dechaff.OptimizedModel
-    runtime: str
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that it is for, in words."""
+        assert self.model.report is not None  # optimize() always gives one
+        return RUNTIMES[self.model.report.target]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,8 +139,7 @@ def _search(model: SavedClassifier, options: argparse.Namespace, mode: str) -> F
                 search.plot(options.plot / f"{model.name}-{mode}.{ending}")
     passes = summary["passes"]
     served = dechaff.optimize(model.module, example, target=AUTO, passes=passes, **given)
-    assert served.report is not None  # optimize() always gives one
-    return Found(mode, passes, summary, served, RUNTIMES[served.report.target])
+    return Found(mode, passes, summary, served)
 
 
 def _read_found(folder: pathlib.Path | None) -> dict[str, Any] | None:
