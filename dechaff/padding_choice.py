@@ -64,8 +64,8 @@ def choose_padding(
         )
         for form, graph in (("removed", removed), ("kept", kept))
     }
-    faster, seconds = is_clearly_faster("kept", "removed", sessions, example)
-    figures = measured(example, seconds)
+    faster, seconds = is_clearly_faster("kept", "removed", sessions, [example])
+    figures = measured([example], seconds)
     if not faster:
         return PaddingChoice(passes, f"padding is removed: {figures}")
     advice = "where other batches have padding, show one of them"

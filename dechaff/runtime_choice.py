@@ -1,21 +1,31 @@
-"""Which runtime a model is lowered for: the one that runs it in less time on this machine."""
+"""Which runtime a model is lowered for: the one that runs it in less time on this machine.
+
+Served batches differ in shape from one to the next, and a runtime may be fast on a shape that it
+has just seen and slower on any other, as OpenVINO is. So a batch is timed together with shorter
+ones.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from dechaff.backends import RunningModel, SessionSettings, has_openvino, start_session
 from dechaff.ir import DechaffError, Module
 
 from .arrays import Array
+from .batch_shapes import shorter_batches
 
 _LEAST_GAIN = 0.95
 """Below this share of its time another way is taken than the usual one: OpenVINO in place of ONNX
 Runtime, which everybody has, or padding that is kept. Above it, what is gained may be noise."""
 _MEASUREMENTS = 2
-_TURNS, _LONG_SECONDS = 5, 1.0
+_TURNS, _MEASUREMENT_SECONDS = 5, 4.0
+_SHORTER_BATCHES, _LONG_SECONDS = 3, 0.5
+"""Where a run takes long, a change of shape costs nothing that counts, and more runs very much."""
 _TURN_SECONDS = 0.05
 _REST_SECONDS = 0.05
 """Idle threads of the session before spin for a while, and would take the next one's cores."""
@@ -37,11 +47,11 @@ def choose_runtime(
     inputs: Mapping[str, Array],
     settings: SessionSettings,
 ) -> RuntimeChoice:
-    """Run the whole model in each runtime that is installed, in turns, on the same batch.
+    """Run the whole model in each runtime that is installed, in turns, on the same batches.
 
     Args:
         lower_for: the module lowered for a target.
-        inputs: the batch, an array per graph input.
+        inputs: the batch, an array per graph input; its first positions are timed as well.
         settings: threads of either.
     """
     for_cpu = lower_for("cpu")
@@ -52,57 +62,78 @@ def choose_runtime(
     try:
         other = start_session(for_openvino, settings)
         sessions = {"cpu": start_session(for_cpu, settings), "openvino": other}
-        faster, seconds = is_clearly_faster("openvino", "cpu", sessions, inputs)
+        batches = _batches_to_time(for_cpu, sessions["cpu"], inputs)
+        faster, seconds = is_clearly_faster("openvino", "cpu", sessions, batches)
     except DechaffError as error:
         return RuntimeChoice("cpu", f"runs in ONNX Runtime: {error}")
     times = {f"{RUNTIMES[target]} takes": value for target, value in seconds.items()}
     target = "openvino" if faster else "cpu"
-    return RuntimeChoice(target, f"runs in {RUNTIMES[target]}: {measured(inputs, times)}")
+    return RuntimeChoice(target, f"runs in {RUNTIMES[target]}: {measured(batches, times)}")
 
 
-def measured(inputs: Mapping[str, Array], seconds: Mapping[str, float]) -> str:
+def _batches_to_time(
+    module: Module, session: RunningModel, inputs: Mapping[str, Array]
+) -> Sequence[Mapping[str, Array]]:
+    session.run(inputs)
+    started = time.perf_counter()
+    session.run(inputs)
+    if time.perf_counter() - started > _LONG_SECONDS:
+        return [inputs]
+    return [inputs, *shorter_batches(module, inputs, _SHORTER_BATCHES)]
+
+
+def measured(batches: Sequence[Mapping[str, Array]], seconds: Mapping[str, float]) -> str:
     """What was timed, in words: the shapes of the inputs, and milliseconds by contestant."""
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in batches[0].items())
+    others = f" and {len(batches) - 1} shorter batches" if len(batches) > 1 else ""
     figures = ", ".join(f"{name} {1e3 * each:.1f} ms" for name, each in seconds.items())
-    return f"measured on {shapes}, {figures}"
+    return f"measured on {shapes}{others}, {figures}"
 
 
 def is_clearly_faster(
-    other: str, usual: str, sessions: Mapping[str, RunningModel], inputs: Mapping[str, Array]
+    other: str,
+    usual: str,
+    sessions: Mapping[str, RunningModel],
+    batches: Sequence[Mapping[str, Array]],
 ) -> tuple[bool, dict[str, float]]:
     """Whether another way is faster than the usual one by more than noise, and the last times.
 
     It has to be so twice: what else the machine does may slow one of them all through its turns.
     """
     for _ in range(_MEASUREMENTS):
-        seconds = shortest_runs(sessions, inputs)
+        seconds = shortest_runs(sessions, batches)
         if seconds[other] >= _LEAST_GAIN * seconds[usual]:
             return False, seconds
     return True, seconds
 
 
 def shortest_runs(
-    sessions: Mapping[str, RunningModel], inputs: Mapping[str, Array]
+    sessions: Mapping[str, RunningModel], batches: Sequence[Mapping[str, Array]]
 ) -> dict[str, float]:
-    """Seconds of the shortest run of each, in turns, after one that does not count."""
+    """Seconds a batch takes each session, in turns: the mean of the shortest runs of the batches.
+
+    In a turn batch follows batch. A first run of each does not count.
+    """
     for session in sessions.values():
-        session.run(inputs)
-    best = dict.fromkeys(sessions, float("inf"))
+        for batch in batches:
+            session.run(batch)
+    turns: dict[str, list[list[float]]] = {name: [] for name in sessions}
+    began = time.perf_counter()
     for _ in range(_TURNS):
         for name, session in sessions.items():
-            best[name] = min(best[name], _shortest_run(session, inputs))
-        if sum(best.values()) > _LONG_SECONDS:
+            turns[name].append(_turn(session, batches))
+        if time.perf_counter() - began > _MEASUREMENT_SECONDS:
             break
-    return best
+    return {name: float(np.mean(np.min(found, axis=0))) for name, found in turns.items()}
 
 
-def _shortest_run(session: RunningModel, inputs: Mapping[str, Array]) -> float:
+def _turn(session: RunningModel, batches: Sequence[Mapping[str, Array]]) -> list[float]:
+    """Seconds of the shortest run of each batch, one after the other for a short while."""
     time.sleep(_REST_SECONDS)
-    began, best = time.perf_counter(), float("inf")
-    while True:
-        started = time.perf_counter()
-        session.run(inputs)
-        ended = time.perf_counter()
-        best = min(best, ended - started)
-        if ended - began >= _TURN_SECONDS:
-            return best
+    began, best = time.perf_counter(), [float("inf")] * len(batches)
+    while time.perf_counter() - began < _TURN_SECONDS:
+        for index, batch in enumerate(batches):
+            started = time.perf_counter()
+            session.run(batch)
+            best[index] = min(best[index], time.perf_counter() - started)
+    return best

@@ -17,10 +17,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, seconds: Seconds) -> list[set[str]
     """Let both forms take these times; tells which were asked for."""
     asked: list[set[str]] = []
 
-    def shortest_runs(sessions: Any, inputs: Any) -> Seconds:
+    def shortest_runs(sessions: Any, batches: Any) -> Seconds:
         asked.append(set(sessions))
         for session in sessions.values():
-            session.run(inputs)
+            session.run(*batches)
         return seconds
 
     monkeypatch.setattr(dechaff.runtime_choice, "shortest_runs", shortest_runs)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import dechaff
 import dechaff.runtime_choice
 from dechaff.backends import Session, runs_in_openvino, start_session
 from dechaff.backends.openvino import SharedRows
+from dechaff.runtime_choice import is_clearly_faster
 from tests.dechaff.examples import ATTENTION_MODEL, masked_encoder
 
 
@@ -77,7 +79,39 @@ def test_auto_leaves_onnx_runtime_only_where_a_second_measurement_says_so_too(
 def test_auto_measures_on_the_example_where_there_is_one(tmp_path: pathlib.Path) -> None:
     model = optimized("auto", tmp_path, example_inputs=batch())
     assert model.report is not None
-    assert any("measured on x [3, 7, 8]" in note for note in model.report.notes)
+    (reason,) = [note for note in model.report.notes if "measured on x [3, 7, 8]" in note]
+    assert "attention_mask [3, 7] and 3 shorter batches, ONNX Runtime takes" in reason
+
+
+class Runtime:
+    """Takes longer for a shape that is not the one before."""
+
+    def __init__(self, seconds: float, change: float) -> None:
+        self._seconds, self._change = seconds, change
+        self._shape: tuple[int, ...] = ()
+
+    def run(self, inputs: Any) -> Any:
+        shape = inputs["x"].shape
+        time.sleep(self._seconds + self._change * (shape != self._shape))
+        self._shape = shape
+
+
+@pytest.mark.parametrize(("shapes", "faster"), [(1, True), (2, False)])
+def test_a_runtime_that_is_slower_when_shapes_change_is_timed_so(shapes: int, faster: bool) -> None:
+    sessions: Any = {"cpu": Runtime(0.02, 0.0), "openvino": Runtime(0.01, 0.02)}
+    batches = [{"x": np.zeros((1, 5 - each))} for each in range(shapes)]
+    found, seconds = is_clearly_faster("openvino", "cpu", sessions, batches)
+    assert found == faster
+    assert (seconds["openvino"] < seconds["cpu"]) == faster
+
+
+def test_a_batch_that_takes_long_is_timed_alone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dechaff.runtime_choice, "_LONG_SECONDS", 0.0)
+    model = optimized("auto", tmp_path, example_inputs=batch())
+    assert model.report is not None
+    assert any("attention_mask [3, 7], ONNX Runtime takes" in note for note in model.report.notes)
 
 
 def test_auto_without_openvino_is_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
