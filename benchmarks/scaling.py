@@ -2,8 +2,9 @@
 
 Seconds of capture and of every pass, and peak memory, each depth in a process of its own; of
 ``--rounds`` such runs, depths in turns, the fastest, which other work on the machine slowed least.
-With ``--file``, BERT-base from a saved ONNX file, verification included. With ``--large``, a model
-of more than 2 GB from file to file; its peak memory is held against its weights.
+With ``--files``, the same depths from saved ONNX files, verification included. With ``--file``,
+BERT-base from such a file. With ``--large``, a model of more than 2 GB from file to file; its peak
+memory is held against its weights.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        parts = [_by_depth(options)] if options.layers else []
+        parts = [_from_torch(options)] if options.layers else []
+        parts += [_from_files(options)] if options.layers and options.files else []
         parts += [_from_file(options)] if options.file else []
         parts += [_large(options)] if options.large else []
     except KeyboardInterrupt:
@@ -73,31 +75,55 @@ def page(tables: str) -> str:
     )
 
 
-def _by_depth(options: argparse.Namespace) -> tuple[bool, str]:
-    runs: dict[int, list[Any]] = {layers: [] for layers in options.layers}
+def _from_torch(options: argparse.Namespace) -> tuple[bool, str]:
+    tasks = {
+        layers: {"name": options.model, "layers": layers, "verify": "off"}
+        for layers in options.layers
+    }
+    figures = _fastest(tasks, options, "scaling.json")
+    return depth_table(f"{options.model}, capture from torch and optimize", figures)
+
+
+def _from_files(options: argparse.Namespace) -> tuple[bool, str]:
+    with tempfile.TemporaryDirectory(prefix="scaling-", dir=options.results) as folder:
+        files = {
+            layers: str(_make_file(options.model, layers, pathlib.Path(folder) / str(layers)))
+            for layers in (1, *options.layers)
+        }
+        tasks = {
+            layers: {"source": files[layers], "before": files[1], "verify": "final"}
+            for layers in options.layers
+        }
+        figures = _fastest(tasks, options, "scaling-files.json")
+    return depth_table(f"{options.model}, from file to file with verification", figures)
+
+
+def _fastest(
+    tasks: Mapping[int, dict[str, Any]], options: argparse.Namespace, file: str
+) -> dict[int, Any]:
+    """Run the tasks in turns, and of each keep the fastest run; they are written to the file."""
+    runs: dict[int, list[Any]] = {layers: [] for layers in tasks}
     for _ in range(options.rounds):
-        for layers, found in runs.items():
+        for layers, task in tasks.items():
             print(f"{options.model} of {layers} layers ...", file=sys.stderr, flush=True)
-            task = {"name": options.model, "layers": layers, "verify": "off"}
-            found.append(run_child(_CHILD, task))
-            print(f"  {found[-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
+            runs[layers].append(run_child(_CHILD, task))
+            print(f"  {runs[layers][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
     figures = {
         layers: min(found, key=lambda run: float(run["seconds"])) for layers, found in runs.items()
     }
-    (options.results / "scaling.json").write_text(json.dumps(figures, indent=1))
-    return depth_table(options.model, figures)
+    (options.results / file).write_text(json.dumps(figures, indent=1))
+    return figures
 
 
-def depth_table(model: str, figures: Mapping[int, Any]) -> tuple[bool, str]:
+def depth_table(title: str, figures: Mapping[int, Any]) -> tuple[bool, str]:
     """Whether time grows with the layers, and a row per step with seconds at each depth."""
     spread = layer_spread(figures)
     met = spread <= LINEAR_BAR
     steps = list(dict.fromkeys(step for item in figures.values() for step in item["steps"]))
     per_layer = [1000 * item["seconds"] / layers for layers, item in figures.items()]
     lines = [
-        f"*{model}, capture from torch and optimize, seconds; time per layer from {_LINEAR_FROM} "
-        f"layers on differs by a factor of {spread:.2f}, the bar is {LINEAR_BAR}: "
-        f"{'met' if met else '**missed**'}*",
+        f"*{title}, seconds; time per layer from {_LINEAR_FROM} layers on differs by a factor of "
+        f"{spread:.2f}, the bar is {LINEAR_BAR}: {'met' if met else '**missed**'}*",
         *_fixed_and_growing(figures),
         "",
         "| | " + " | ".join(f"{layers} layers" for layers in figures) + " |",
@@ -154,13 +180,19 @@ def _file_to_file(
 ) -> tuple[bool, str]:
     """Export a model in a process, optimize the file in another, and say what that took."""
     with tempfile.TemporaryDirectory(prefix="scaling-", dir=options.results) as folder:
-        print(f"making {name} ...", file=sys.stderr, flush=True)
-        made = {"name": name, "layers": layers, "export_to": folder, "opset": 18}
-        source = pathlib.Path(run_child(_CHILD, made))
+        source = _make_file(name, layers, pathlib.Path(folder))
         weights = sum(file.stat().st_size for file in source.parent.iterdir())
         print(f"optimizing {weights / 1e9:.2f} GB ...", file=sys.stderr, flush=True)
         found = run_child(_CHILD, {"source": str(source), "verify": verify})
     return file_lines(name, weights, verify, found)
+
+
+def _make_file(name: str, layers: int | None, folder: pathlib.Path) -> pathlib.Path:
+    depth = "" if layers is None else f" of {layers} layers"
+    print(f"making {name}{depth} ...", file=sys.stderr, flush=True)
+    folder.mkdir(exist_ok=True)
+    made = {"name": name, "layers": layers, "export_to": str(folder), "opset": 18}
+    return pathlib.Path(run_child(_CHILD, made))
 
 
 def file_lines(name: str, weights: int, verify: str, found: Any) -> tuple[bool, str]:
@@ -183,6 +215,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=ARCHITECTURES, default="bert-narrow")
     parser.add_argument("--layers", nargs="*", type=int, default=_DEPTHS, metavar="N")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each depth")
+    parser.add_argument("--files", action="store_true", help="the depths from saved files as well")
     parser.add_argument("--file", action="store_true", help="BERT-base from a saved file, verified")
     parser.add_argument("--large", action="store_true", help="more than 2 GB, from file to file")
     parser.add_argument("--large-model", choices=ARCHITECTURES, default="bert-wide")

@@ -60,16 +60,19 @@ def _optimize_file(source: str, verify: str) -> dict[str, float]:
 def measure(task: dict[str, Any]) -> dict[str, Any]:
     """Seconds by step, and the peak memory of the process in bytes.
 
-    Of a model from torch also ``cold_seconds``: those of one layer of it, before.
+    Where depths are compared also ``cold_seconds``: those of one layer, before. What is loaded, and
+    what torch traces, for the first time is no cost per layer.
 
     Args:
-        task: ``name`` and ``layers`` of a model, or the ``source`` file; ``verify``.
+        task: ``name`` and ``layers`` of a model, or the ``source`` file and the one to optimize
+            ``before`` it, if any; ``verify``.
     """
     found: dict[str, Any] = {}
     if "source" in task:
+        if "before" in task:
+            found["cold_seconds"] = sum(_optimize_file(task["before"], task["verify"]).values())
         steps = _optimize_file(task["source"], task["verify"])
     else:
-        # What is loaded, and what torch traces, for the first time is no cost per layer.
         cold = _optimize_torch(task["name"], 1, verify="off")
         steps = _optimize_torch(task["name"], task["layers"], task["verify"])
         found["cold_seconds"] = sum(cold.values())

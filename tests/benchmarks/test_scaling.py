@@ -68,12 +68,16 @@ def test_depths_and_files_are_measured(
     monkeypatch.setattr(scaling, "run_child", in_this_process)
     options = ["--model", "tiny", "--layers", "1", "--results", str(tmp_path)]
     options += ["--page", str(tmp_path / "page.md")]
-    scaling.main([*options, "--large", "--large-model", "tiny", "--large-layers", "1"])
+    scaling.main([*options, "--files", "--large", "--large-model", "tiny", "--large-layers", "1"])
     measured = json.loads((tmp_path / "scaling.json").read_text())
     assert {"capture", "remove-padding", "lower for cpu"} <= set(measured["1"]["steps"])
     assert measured["1"]["peak_bytes"] > 2**24
+    from_files = json.loads((tmp_path / "scaling-files.json").read_text())
+    assert {"capture", "remove-padding", "verify", "save"} <= set(from_files["1"]["steps"])
+    assert from_files["1"]["steps"]["verify"] > 0
     out = capsys.readouterr().out
-    assert "| capture |" in out
+    assert "tiny, capture from torch and optimize, seconds" in out
+    assert "tiny, from file to file with verification, seconds" in out
     assert "tiny from file to file" in out
     page = (tmp_path / "page.md").read_text()
     assert out.strip() in page
