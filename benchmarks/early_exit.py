@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import dechaff
+from benchmarks.arguments import positive
 from benchmarks.exit_points import (
     Point,
     read_points,
@@ -190,7 +191,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=pathlib.Path, help="folder of the fine-tuned model")
     parser.add_argument("data", type=pathlib.Path, help="folder of train.tsv, dev.tsv, test.tsv")
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--longest", type=int, default=64, help="tokens that a sentence keeps")
     parser.add_argument("--only-calibrate", action="store_true", help="measure in a later run")
     return parser.parse_args(arguments)

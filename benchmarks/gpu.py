@@ -24,6 +24,7 @@ import sys
 import time
 from typing import Any
 
+from .arguments import positive
 from .gpu_checks import AttentionKernel, Check, check_attention, check_model
 from .gpu_models import (
     PASSES,
@@ -245,10 +246,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--batch", type=positive, nargs="+", default=BATCHES)
     parser.add_argument("--sequence", type=int, nargs="+", default=SEQUENCES)
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=20, help="timed runs of each contender")
+    parser.add_argument("--rounds", type=positive, default=20, help="timed runs of each contender")
     parser.add_argument("--products", choices=PRODUCTS, default="library")
     parser.add_argument("--seed", type=int, help="of the inputs; by default another every time")
     parser.add_argument(

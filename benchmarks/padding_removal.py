@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .accuracy import TOLERANCE, max_error, padding_is_zero
+from .arguments import positive
 from .exports import Exports
 from .inputs import LENGTHS, Array, make_inputs, valid_share
 from .machine import versions
@@ -123,12 +124,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.padding_removal", description=main.__doc__
     )
     parser.add_argument("--model", choices=ARCHITECTURES, default="bert-base")
-    parser.add_argument("--layers", type=_positive, help="the model's own number by default")
-    parser.add_argument("--batch", type=_positive, default=16)
-    parser.add_argument("--sequence", type=_positive, default=128)
+    parser.add_argument("--layers", type=positive, help="the model's own number by default")
+    parser.add_argument("--batch", type=positive, default=16)
+    parser.add_argument("--sequence", type=positive, default=128)
     parser.add_argument("--lengths", choices=LENGTHS, default="uniform")
     parser.add_argument("--door", choices=DOORS, default="torch", help="how dechaff gets the model")
-    parser.add_argument("--rounds", type=_positive, default=7)
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument(
         "--peers",
         nargs="+",
@@ -143,13 +144,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # The reference and dechaff always take part: errors and ratios are relative to them.
     options.peers = installed({*options.peers, REFERENCE, DECHAFF})
     return options
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
-    return number
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import dechaff
+from benchmarks.arguments import positive
 from benchmarks.exit_points import (
     Point,
     read_points,
@@ -185,7 +186,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", type=pathlib.Path, help="folder of the trained model")
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--pictures", type=int, default=250, help="eight questions about each")
     parser.add_argument(
         "--passes",

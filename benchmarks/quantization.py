@@ -20,6 +20,7 @@ from dechaff.backends import TARGETS
 from dechaff.backends.onnxruntime.threads import usable_cores
 
 from .accuracy import padding_is_zero
+from .arguments import positive
 from .classifier_accuracy import Row, SizeSearch, measure_accuracy
 from .exports import Exports
 from .inputs import Array, make_inputs
@@ -142,9 +143,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", choices=ARCHITECTURES, default="bert-base")
     parser.add_argument("--layers", type=int, help="the model's own number by default")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--sequence", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument(
         "--peers", nargs="+", choices=QUANTIZED_PEERS, default=list(QUANTIZED_PEERS)
     )

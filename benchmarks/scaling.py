@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import positive
 from .child_process import ChildFailedError, run_child
 from .machine import describe_machine, versions
 from .models import ARCHITECTURES
@@ -214,7 +215,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--model", choices=ARCHITECTURES, default="bert-narrow")
     parser.add_argument("--layers", nargs="*", type=int, default=_DEPTHS, metavar="N")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each depth")
+    parser.add_argument("--rounds", type=positive, default=2, help="runs of each depth")
     parser.add_argument("--files", action="store_true", help="the depths from saved files as well")
     parser.add_argument("--file", action="store_true", help="BERT-base from a saved file, verified")
     parser.add_argument("--large", action="store_true", help="more than 2 GB, from file to file")

@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 import dechaff
+from benchmarks.arguments import positive
 from benchmarks.machine import describe_machine
 from benchmarks.measure import median_ratio, time_interleaved
 from dechaff.backends import Session
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--inner", type=int, default=3072)
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--log", type=pathlib.Path, help="keep the log, or go on with it")
     parser.add_argument("--output", type=pathlib.Path, metavar="FILE.md", help="write a table")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .arguments import positive
 from .child_process import ChildFailedError, child_result, child_task, run_child
 from .scaling_measurement import export
 
@@ -97,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog=f"python -m {_THIS}")
     parser.add_argument("--model", default="bert-base")
     parser.add_argument("--layers", type=int, metavar="N", help="its own number by default")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--source", type=pathlib.Path, help="a file that was exported before")
     given = parser.parse_args()
     rounds: list[dict[str, Any]] = []

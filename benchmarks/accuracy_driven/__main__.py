@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 import dechaff
+from benchmarks.arguments import positive
 from benchmarks.exports import Exports
 from benchmarks.inputs import Inputs
 from benchmarks.machine import versions
@@ -259,9 +260,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--budget", default="10min", help="of each search")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=8, help="test batches that are timed")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=positive, default=16)
+    parser.add_argument("--batches", type=positive, default=8, help="test batches that are timed")
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--limit", type=int, help="only so many sentences")
     parser.add_argument("--peers", nargs="*", choices=DENSE, default=list(DENSE))
     parser.add_argument("--folder", type=pathlib.Path, help="where searches go on if stopped")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.arguments import positive
 from benchmarks.child_process import ChildFailedError, run_child
 from benchmarks.inputs import LENGTHS
 from benchmarks.machine import describe_machine
@@ -193,7 +194,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sequence", nargs="+", type=int, default=_SEQUENCES, metavar="S")
     parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=["uniform"])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=_PEERS)
-    parser.add_argument("--rounds", type=int, default=7, help="the most per cell")
+    parser.add_argument("--rounds", type=positive, default=7, help="the most per cell")
     parser.add_argument(
         "--seconds",
         type=float,

@@ -101,3 +101,9 @@ def test_of_several_runs_of_a_depth_the_fastest_counts(
     assert tried == [12, 24, 12, 24]
     measured = json.loads((tmp_path / "scaling.json").read_text())
     assert [measured[depth]["seconds"] for depth in ("12", "24")] == [12.0, 24.0]
+
+
+def test_no_rounds_are_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        scaling.main(["--rounds", "0"])
+    assert "--rounds: expected a number of at least 1, got 0" in capsys.readouterr().err
