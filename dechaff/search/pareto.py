@@ -126,7 +126,7 @@ def weight_bytes(module: Module) -> int:
 def plot_points(
     points: Sequence[Point], metric: str, path: str | os.PathLike[str], *, over_size: bool = False
 ) -> None:
-    """Draw the metric over time, or over size, to an image file; the marks tell the other.
+    """Draw the metric over time, or over size, to an image file; points are named above it.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -135,19 +135,20 @@ def plot_points(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPackageError("matplotlib", "benchmarks", "the plot") from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.add_subplot()
     measured = [point for point in points if point.milliseconds is not None]
     places = [(point.megabytes if over_size else point.milliseconds) or 0.0 for point in measured]
     for part, style in (("held_out", "o-"), ("searched", "x--")):
         figures = [getattr(point, part) for point in measured]
         axes.plot(places, figures, style, label=part.replace("_", "-") + " part")
-    for point, x in zip(measured, places, strict=True):
+    names = []
+    for number, (point, x) in enumerate(zip(measured, places, strict=True), 1):
+        place = (x, point.held_out or 0.0)
+        axes.annotate(str(number), place, xytext=(5, 5), textcoords="offset points")
         other = f"{point.milliseconds:.1f} ms" if over_size else f"{point.megabytes:.0f} MB"
-        label = f"{point.name}\n{other}"
-        axes.annotate(
-            label, (x, point.held_out or 0.0), fontsize=7, xytext=(4, 4), textcoords="offset points"
-        )
+        names.append(f"{number}  {point.name}, {other}")
+    figure.suptitle("\n".join(names), x=0.08, ha="left", fontsize=8)
     axes.set_xlabel("MB" if over_size else "median milliseconds per held-out batch")
     axes.set_ylabel(metric)
     axes.legend()
