@@ -11,6 +11,7 @@ import dechaff
 import dechaff.runtime_choice
 from dechaff.backends import Session, runs_in_openvino, start_session
 from dechaff.backends.openvino import SharedRows
+from dechaff.ir import parse
 from dechaff.runtime_choice import is_clearly_faster
 from tests.dechaff.examples import ATTENTION_MODEL, masked_encoder
 
@@ -103,6 +104,22 @@ def test_a_runtime_that_is_slower_when_shapes_change_is_timed_so(shapes: int, fa
     found, seconds = is_clearly_faster("openvino", "cpu", sessions, batches)
     assert found == faster
     assert (seconds["openvino"] < seconds["cpu"]) == faster
+
+
+EVEN = """
+<ir_version: 10, opset_import: ["" : 23]>
+g (float[B,S,8] x) => (float[B,N,16] y) <int64[3] pairs = {0, -1, 16}> { y = Reshape (x, pairs) }
+"""
+
+
+def test_a_model_that_takes_even_lengths_only_is_timed_on_the_batch_alone() -> None:
+    example = {"x": np.zeros((1, 6, 8), np.float32)}
+    model = dechaff.optimize(
+        parse(EVEN).model, example, target="auto", progress=False, cache=False, verify="off"
+    )
+    assert model.report is not None
+    (reason,) = [note for note in model.report.notes if "measured on" in note]
+    assert "measured on x [1, 6, 8], ONNX Runtime takes" in reason
 
 
 def test_a_batch_that_takes_long_is_timed_alone(
