@@ -14,7 +14,7 @@ from dechaff.ir import Module
 from dechaff.passes import Numerics, Pass, run_passes
 
 from .arrays import Array
-from .runtime_choice import is_clearly_faster, measured
+from .runtime_choice import is_clearly_faster, measured, warm_up
 from .settings import Settings
 from .target_lowering import lower_for_target
 
@@ -64,6 +64,7 @@ def choose_padding(
         )
         for form, graph in (("removed", removed), ("kept", kept))
     }
+    warm_up(sessions, [example])
     faster, seconds = is_clearly_faster("kept", "removed", sessions, [example])
     figures = measured([example], seconds)
     if not faster:

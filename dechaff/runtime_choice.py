@@ -74,21 +74,26 @@ def choose_runtime(
 def _batches_to_time(
     module: Module, sessions: Mapping[str, RunningModel], inputs: Mapping[str, Array]
 ) -> Sequence[Mapping[str, Array]]:
-    """The batch, and shorter ones if it is soon done and the model takes them."""
+    """The batch, and shorter ones if it is soon done and the model takes them; all run once."""
+    warm_up(sessions, [inputs])
     for session in sessions.values():
-        session.run(inputs)
         started = time.perf_counter()
         session.run(inputs)
         if time.perf_counter() - started > _LONG_SECONDS:
             return [inputs]
     shorter = shorter_batches(module, inputs, _SHORTER_BATCHES)
     try:
-        for session in sessions.values():
-            for batch in shorter:
-                session.run(batch)
+        warm_up(sessions, shorter)
     except DechaffError:  # of an even length only, say
         return [inputs]
     return [inputs, *shorter]
+
+
+def warm_up(sessions: Mapping[str, RunningModel], batches: Sequence[Mapping[str, Array]]) -> None:
+    """Run every batch once in every session: first runs are slower, and not to be timed."""
+    for session in sessions.values():
+        for batch in batches:
+            session.run(batch)
 
 
 def measured(batches: Sequence[Mapping[str, Array]], seconds: Mapping[str, float]) -> str:
@@ -121,11 +126,8 @@ def shortest_runs(
 ) -> dict[str, float]:
     """Seconds a batch takes each session, in turns: the mean of the shortest runs of the batches.
 
-    In a turn batch follows batch. A first run of each does not count.
+    In a turn batch follows batch. The sessions are warm.
     """
-    for session in sessions.values():
-        for batch in batches:
-            session.run(batch)
     turns: dict[str, list[list[float]]] = {name: [] for name in sessions}
     began = time.perf_counter()
     for _ in range(_TURNS):
