@@ -51,6 +51,35 @@ def remove_slice(node: ir.Node, rewriter: Rewriter) -> Replacement | None:
     return None
 
 
+def shape_of_input(node: ir.Node, rewriter: Rewriter) -> Replacement | None:
+    """``Shape`` of a value whose sizes an input of the model has too: that of the input.
+
+    Exporters ask each layer's own tensors for the batch size. What they compute of it is equal.
+    """
+    x, inputs = node.inputs[0], rewriter.module.graph.inputs
+    own = shape_expressions(x)
+    if own is None or x in inputs:
+        return None
+    start, end = integer_attribute(node, "start", 0), integer_attribute(node, "end", len(own))
+    wanted = own[start:end]
+    if not wanted or None in wanted:
+        return None
+    for value in inputs:
+        if not isinstance(value.type, ir.TensorType):
+            continue  # a sequence has the shape of its elements
+        sizes = shape_expressions(value) or ()
+        for place in range(len(sizes) - len(wanted) + 1):
+            if sizes[place : place + len(wanted)] == wanted:
+                bounds = {"start": place, "end": place + len(wanted)}
+                build = functools.partial(_shape, x=value, bounds=bounds)
+                return Replacement("shape-of-input", [node], build)
+    return None
+
+
+def _shape(builder: GraphBuilder, x: ir.Value, bounds: dict[str, int]) -> ir.Value:
+    return builder.op("Shape", [x], bounds)
+
+
 def _has_input(node: ir.Node, index: int) -> bool:
     return len(node.inputs) > index and node.inputs[index] is not None
 

@@ -34,8 +34,8 @@ class Canonicalize(Pass):
     Inlines functions (the dialect's stay whole), turns ``Constant`` nodes into initializers, merges
     equal initializers and equal subexpressions, and removes what does nothing: dropout outside
     training, casts, reshapes, transposes and slices that change nothing. Sees through the detours
-    of exporters: transposed keys of attention by way of a 3-D tensor, and masks that are broadcast
-    by ``GatherND``.
+    of exporters: transposed keys of attention by way of a 3-D tensor, masks that are broadcast by
+    ``GatherND``, and query, key and value as indices of an axis that a joint product was given.
 
     Every step is exact to the bit: ``x + 0.0`` stays, since it turns -0.0 into 0.0.
 

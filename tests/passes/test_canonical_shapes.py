@@ -180,3 +180,62 @@ def test_transposed_keys_of_repeated_heads_are_one_transpose() -> None:
     (turned,) = (node for node in after.graph if node.op_type == "Transpose")
     assert permutation(turned) == (0, 1, 3, 2)
     check_numbers(Canonicalize.numerics, before, after)
+
+
+def test_the_size_of_a_value_is_that_of_an_input() -> None:
+    """Two layers that ask their own tensors for the batch size compute the same from then on."""
+    check_rewrite(
+        Canonicalize(),
+        """g (float[1,S,4] angles, float[B,S,4] x) => (float[B,S,4] y, float[B,S,4] z)
+        {
+            a = Neg (x)
+            b = Exp (a)
+            first = Shape <end = 1> (a)
+            second = Shape <end = 1> (b)
+            rest = Shape <start = 1> (angles)
+            of_a = Concat <axis = 0> (first, rest)
+            of_b = Concat <axis = 0> (second, rest)
+            angles_of_a = Expand (angles, of_a)
+            angles_of_b = Expand (angles, of_b)
+            y = Mul (a, angles_of_a)
+            z = Mul (b, angles_of_b)
+        }""",
+        """g (float[1,S,4] angles, float[B,S,4] x) => (float[B,S,4] y, float[B,S,4] z)
+        {
+            a = Neg (x)
+            b = Exp (a)
+            first = Shape <start = 0, end = 1> (x)
+            rest = Shape <start = 1> (angles)
+            sizes = Concat <axis = 0> (first, rest)
+            all_angles = Expand (angles, sizes)
+            y = Mul (a, all_angles)
+            z = Mul (b, all_angles)
+        }""",
+    )
+
+
+@pytest.mark.parametrize(
+    "operation", ["Shape <end = 1> (turned)", "Shape (turned)", "Shape <start = 1> (x)"]
+)
+def test_a_size_of_an_input_or_of_none_is_asked_where_it_was(operation: str) -> None:
+    check_ignores(
+        Canonicalize(),
+        f"""g (float[B,S] x) => (y, z)
+        {{ found = NonZero (x)
+           turned = Transpose <perm = [1, 0]> (found)
+           z = Neg (turned)
+           y = {operation} }}""",
+    )
+
+
+def test_the_sizes_of_an_input_sequence_are_those_of_its_elements() -> None:
+    module = module_from(
+        """g (seq(float[B,S]) xs, float[B,S] x) => (int64[2] y, float[B,S] moved)
+        {
+            moved = Neg (x)
+            y = Shape (moved)
+        }"""
+    )
+    after, _ = run_pass(Canonicalize(), module)
+    (shape,) = (node for node in after.graph if node.op_type == "Shape")
+    assert [value.name for value in shape.inputs if value is not None] == ["x"]
