@@ -42,6 +42,7 @@ from .local_attention import lower_local_varlen_attention
 from .masked_varlen_attention import lower_masked_varlen_attention
 from .one_query_attention import lower_one_query_attention
 from .packing_kernels import lower_pack
+from .product_parts import split_product
 from .quantized_kernels import (
     lower_quantize_per_tensor,
     lower_quantize_per_token,
@@ -93,6 +94,12 @@ _SLOW_KERNELS: dict[str, tuple[NodeLowering, ...]] = {
     "MatMul": (lower_static_product, lower_weight_product),
 }
 """Of standard operators that the runtime has faster kernels for in some cases; ``cpu`` only."""
+
+_AFTER_OTHERS: dict[str, NodeLowering] = {
+    "Add": add_bias_in_product,
+    "MatMul": split_product,
+}
+"""Of standard operators, for what the lowerings above leave; ``cpu`` only."""
 
 _STANDARD_LOWERINGS: dict[str, NodeLowering] = {
     "BlockwiseMatMul": lower_blockwise_matmul_to_standard,
@@ -154,8 +161,9 @@ def lower(
         elif target == "cpu" and node.domain == "":
             any(lowering(node, rewriter) for lowering in _SLOW_KERNELS.get(node.op_type, ()))
     for node in list(lowered.nodes()) if target == "cpu" else ():
-        if node.domain == "" and node.op_type == "Add":
-            add_bias_in_product(node, rewriter)
+        lowering = _AFTER_OTHERS.get(node.op_type) if node.domain == "" else None
+        if lowering is not None:
+            lowering(node, rewriter)
     if any(node.domain == CONTRIB_DOMAIN for node in lowered.nodes()):
         lowered.graph.opset_imports.setdefault(CONTRIB_DOMAIN, 1)
     attach_functions(lowered)  # of dialect operators that a lowering made

@@ -172,12 +172,19 @@ def _in_rows(tokens: ir.Value | None, grid: ir.Value, builder: GraphBuilder) -> 
     two, which takes longer than both.
     """
     shape = builder.op("Concat", [grid, width_of(tokens, builder)], _FRONT)
+    tokens = _before_views(tokens)
     addition = tokens.producer() if tokens is not None else None
     product = _biased_product(addition)
     if addition is None or product is None:
         return builder.op("Reshape", [tokens, shape])
     raised = builder.op("Reshape", [product, shape])
     return builder.op("Add", [raised if v is product else v for v in addition.inputs])
+
+
+def _before_views(tokens: ir.Value | None) -> ir.Value | None:
+    """The value that has only got other shapes since: rows are as well made of it."""
+    view = made_by(tokens, "Reshape", "Squeeze", "Unsqueeze")
+    return tokens if view is None else _before_views(view.inputs[0])
 
 
 def width_of(tokens: ir.Value | None, builder: GraphBuilder) -> ir.Value:
