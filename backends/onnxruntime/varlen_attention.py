@@ -172,11 +172,11 @@ def _in_rows(tokens: ir.Value | None, grid: ir.Value, builder: GraphBuilder) -> 
     two, which takes longer than both.
     """
     shape = builder.op("Concat", [grid, width_of(tokens, builder)], _FRONT)
-    tokens = _before_views(tokens)
-    addition = tokens.producer() if tokens is not None else None
+    source = _before_views(tokens)
+    addition = source.producer() if source is not None else None
     product = _biased_product(addition)
-    if addition is None or product is None:
-        return builder.op("Reshape", [tokens, shape])
+    if addition is None or product is None or not _are_as_wide(source, tokens):
+        return builder.op("Reshape", [source, shape])
     raised = builder.op("Reshape", [product, shape])
     return builder.op("Add", [raised if v is product else v for v in addition.inputs])
 
@@ -185,6 +185,12 @@ def _before_views(tokens: ir.Value | None) -> ir.Value | None:
     """The value that has only got other shapes since: rows are as well made of it."""
     view = made_by(tokens, "Reshape", "Squeeze", "Unsqueeze")
     return tokens if view is None else _before_views(view.inputs[0])
+
+
+def _are_as_wide(value: ir.Value | None, other: ir.Value | None) -> bool:
+    """Whether the last axes of the two have one known size, so that a bias fits both."""
+    widths = [static_dim(v.shape[-1]) for v in (value, other) if v is not None and v.shape]
+    return len(widths) == 2 and widths[0] == widths[1] is not None
 
 
 def width_of(tokens: ir.Value | None, builder: GraphBuilder) -> ir.Value:

@@ -83,6 +83,49 @@ def test_each_kernel_agrees_with_the_reference(
     check(module, lower(module, attention=kernel), given)
 
 
+PER_HEAD = """
+    heads = Reshape (x, in_heads)
+    product = MatMul (heads, turn)
+    biased = Add (product, bias)
+    unsqueezed = Unsqueeze (biased, zero_vector)
+    q = Reshape (unsqueezed, joined)
+"""
+WHOLE = """
+    product = MatMul (x, turn)
+    biased = Add (bias, product)
+    unsqueezed = Unsqueeze (biased, zero_vector)
+    q = Squeeze (unsqueezed, zero_vector)
+"""
+
+
+@pytest.mark.parametrize(("operand", "width"), [(PER_HEAD, 2), (WHOLE, 8)], ids=["head", "whole"])
+@pytest.mark.parametrize("lengths", [[3, 1, 0, 5], [4], [0]], ids=str)
+def test_rows_are_made_of_what_was_before_other_shapes(
+    operand: str, width: int, lengths: list[int]
+) -> None:
+    """The bias of a product goes behind the shape of rows only if it is as wide as they are."""
+    text = ALL_KEYS.format(
+        tokens="float[T,8] x, float[T,4] k, float[T,4] v", operands=operand, causal=0
+    ).replace(
+        "int64[3] widths",
+        f"int64[3] in_heads = {{0, 4, 2}}, int64[2] joined = {{-1, 8}}, "
+        f"int64[1] zero_vector = {{0}}, float[{width},{width}] turn, float[{width}] bias, "
+        "int64[3] widths",
+    )
+    generator = np.random.default_rng(1)
+    for name, sizes in (("turn", (width, width)), ("bias", (width,))):
+        numbers = ", ".join(f"{x:.4f}" for x in generator.standard_normal(sizes).ravel())
+        text = text.replace(f"] {name},", f"] {name} = {{{numbers}}},")
+    module = module_from(text)
+    starts = np.array(list(itertools.accumulate(lengths, initial=0)), np.int64)
+    tokens = {
+        name: generator.standard_normal((sum(lengths), size)).astype(np.float32)
+        for name, size in (("x", 8), ("k", 4), ("v", 4))
+    }
+    lowered = lower(module)
+    check(module, lowered, tokens | {"starts": starts})
+
+
 @each_kernel
 def test_what_each_kernel_is_made_of(kernel: AttentionKernel) -> None:
     text = ALL_KEYS.format(tokens=SEPARATE[0], operands="", causal=0)
