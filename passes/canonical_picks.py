@@ -117,21 +117,13 @@ def _index_of_slice(part: ir.Node, axis: int) -> int | None:
 
 def _index_of_split(part: ir.Node, axis: int, position: int) -> int | None:
     """Which index an output of a ``Split`` is, where all outputs are one wide."""
-    x = part.inputs[0]
-    of_rank = rank(x)
-    if of_rank is None or x is None or x.shape is None:
+    of_rank = rank(part.inputs[0])
+    if of_rank is None or integer_attribute(part, "axis", 0) % of_rank != axis:
         return None
-    same_axis = integer_attribute(part, "axis", 0) % of_rank == axis
-    one_each = static_dim(x.shape[axis]) == len(part.outputs)
-    return position if same_axis and one_each and _is_even(part) else None
-
-
-def _is_even(part: ir.Node) -> bool:
-    """Whether the parts have one size."""
-    sizes = constant_value(part.inputs[1]) if len(part.inputs) > 1 else None
-    if len(part.inputs) < 2 or part.inputs[1] is None:
-        return True
-    return sizes is not None and len(set(sizes.numpy().reshape(-1).tolist())) == 1
+    widths = [
+        static_dim(out.shape[axis]) if out.shape is not None else None for out in part.outputs
+    ]
+    return position if set(widths) == {1} else None
 
 
 def _splits_last_axis(x: ir.Value, pick: _Pick) -> bool:

@@ -47,6 +47,12 @@ def is_private(value: ir.Value, nodes: Container[ir.Node]) -> bool:
     return all(user in nodes for user, _ in value.uses())
 
 
+def has_own_weight(product: ir.Node) -> bool:
+    """Whether no other node reads its weight: a changed one would lie beside it in the file."""
+    weight = product.inputs[1]
+    return weight is not None and is_private(weight, [product])
+
+
 def rank(value: ir.Value | None) -> int | None:
     """Number of dimensions, if known."""
     return None if value is None or value.shape is None else len(value.shape)

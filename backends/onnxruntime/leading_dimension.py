@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from dechaff.ir import constant_value
 from dechaff.passes import Rewriter
-from dechaff.passes.matching import integer_attribute, is_private, sizes_of
+from dechaff.passes.matching import has_own_weight, integer_attribute, sizes_of
 
 _RULE = "widen-rows"
 _SET_STRIDE = 4096
@@ -76,7 +76,7 @@ def widen_rows(rewriter: Rewriter) -> int:
         tensor, operand = _weight(node), node.inputs[0]
         if tensor is None or operand is None:
             continue
-        if _shares_sets(tensor) and _has_own_weight(node):
+        if _shares_sets(tensor) and has_own_weight(node):
             readers.setdefault((operand, node.graph), []).append((node, tensor))
     copies = sum(_copy(operand, found, rewriter) for (operand, _), found in readers.items())
     return layers + copies
@@ -114,7 +114,7 @@ def _widen(product: ir.Node, rewriter: Rewriter) -> bool:
     tensor, hidden = _weight(product), product.inputs[0]
     if tensor is None or hidden is None:
         return False
-    if not _shares_sets(tensor) or not _has_own_weight(product):
+    if not _shares_sets(tensor) or not has_own_weight(product):
         return False
     width = sizes_of(tensor)[0]
     region = _between(hidden, width)
@@ -149,7 +149,7 @@ def _between(hidden: ir.Value, width: int) -> dict[ir.Node, None] | None:
             continue
         region[node] = None
         if _weight(node) is not None:
-            if not _has_own_weight(node):
+            if not has_own_weight(node):
                 return None
             continue
         if node.op_type not in _ELEMENTWISE or len(node.outputs) != 1:
@@ -180,12 +180,6 @@ def _weight(node: ir.Node) -> ir.TensorProtocol | None:
     if tensor is None or tensor.dtype is not ir.DataType.FLOAT or len(tensor.shape) != 2:
         return None
     return tensor
-
-
-def _has_own_weight(product: ir.Node) -> bool:
-    """Whether no other node reads its weight: a second one would keep a copy in the file."""
-    weight = product.inputs[1]
-    return weight is not None and is_private(weight, [product])
 
 
 def _constants(node: ir.Node, width: int) -> Iterator[tuple[int, ir.TensorProtocol]]:

@@ -14,7 +14,7 @@ VIEWED = """
     <int64[5] sizes = {{0, 0, 3, 2, 4}}, int64 middle = {{1}}, int64 last = {{-1}},
      int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
      int64[3] ones = {{1, 1, 1}}, int64[1] before_last = {{-2}}, int64[1] from_behind = {{-3}},
-     int64[2] picked = {{0, 1}}>
+     int64[2] picked = {{0, 1}}, int64[3] uneven = {{0, 1, 2}}>
     {{
         heads = Reshape (x, sizes)
         {pick}
@@ -72,6 +72,7 @@ def test_a_part_of_transposed_heads_is_picked_first() -> None:
         "y = Gather <axis = 4> (heads, middle)",
         "part = Slice (heads, one, two, three)\n y = Squeeze (part, three)",
         "y = Gather <axis = 1> (heads, middle)",
+        "a, part, c = Split <axis = 2> (heads, uneven)\n y = Squeeze (part, two)",
     ],
 )
 def test_what_is_not_one_part_of_the_last_axis_stays(pick: str) -> None:
